@@ -1,0 +1,37 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Where a node's Python dependencies come from: the runtime tree that role ``node`` put under /opt/fairlead."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Tuple
+
+if TYPE_CHECKING:
+    from ansible.module_utils.basic import AnsibleModule
+
+RUNTIME_LIB = "/opt/fairlead/current/lib"
+# 0.9.7 is the first release with all netlink kinds used here working on its asyncio core.
+PYROUTE2_MINIMUM = (0, 9, 7)
+
+
+def require_pyroute2(module: AnsibleModule) -> None:
+    """Make ``import pyroute2`` work in this process, or end the module with what to do about it."""
+    if os.path.isdir(RUNTIME_LIB) and RUNTIME_LIB not in sys.path:
+        sys.path.insert(0, RUNTIME_LIB)
+    found = _pyroute2_version()
+    if found < PYROUTE2_MINIMUM:
+        have = f"only version {'.'.join(map(str, found))} is" if found else "none is"
+        module.fail_json(
+            msg=f"pyroute2 {'.'.join(map(str, PYROUTE2_MINIMUM))} or newer is needed on this node and {have} there: "
+            f"apply role fairlead.cluster.node first, which brings it as part of {RUNTIME_LIB}"
+        )
+
+
+def _pyroute2_version() -> Tuple[int, ...]:
+    try:
+        from pyroute2.config.version import __version__
+    except ImportError:
+        return ()
+    return tuple(int(part) for part in str(__version__).split(".")[:3] if part.isdigit())

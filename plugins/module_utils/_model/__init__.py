@@ -1,0 +1,3 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is declared: dataclasses, parsing and canonical forms. Knows nothing of Ansible, pyroute2 or the kernel."""

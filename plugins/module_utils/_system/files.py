@@ -1,0 +1,100 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Files on the node: read whole, written by rename so that a reader sees the old or the new one."""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+import tempfile
+from typing import Iterable, Iterator, Optional, Sequence
+
+from .._model.errors import ApplyError, ReadError
+from .._model.files import File
+from .._model.item import State, state_of
+from .._plan.operation import DELETE, Operation
+
+
+class FileAdapter:
+    """Speaks for exactly the given paths."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self.paths = sorted(set(paths))
+
+    def read(self) -> State:
+        found = (read_file(path) for path in self.paths)
+        return state_of(file for file in found if file is not None)
+
+    def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
+        for operation in operations:
+            file = operation.item
+            assert isinstance(file, File)
+            try:
+                if operation.action == DELETE:
+                    remove_file(file.path)
+                else:
+                    write_file(file)
+            except (OSError, KeyError) as error:
+                raise ApplyError(file, str(error)) from error
+            yield operation
+
+
+def read_file(path: str) -> Optional[File]:
+    """The file as it is, or None when there is none. A directory or device in its place is a ReadError."""
+    try:
+        info = os.stat(path)
+        if not stat.S_ISREG(info.st_mode):
+            raise ReadError(f"{path}: is there, but not as a regular file; move it away first")
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            content = stream.read()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENOTDIR:
+            return None
+        raise ReadError(f"{path}: {error.strerror}") from error
+    mode = f"{stat.S_IMODE(info.st_mode):04o}"
+    return File(path, content, mode, _user_name(info.st_uid), _group_name(info.st_gid))
+
+
+def write_file(file: File) -> None:
+    """Write by rename; missing parent directories are made 0755."""
+    directory = os.path.dirname(file.path)
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".fairlead-", dir=directory)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            stream.write(file.content)
+            stream.flush()
+            os.fchmod(handle, int(file.mode, 8))
+            os.fchown(handle, pwd.getpwnam(file.owner).pw_uid, grp.getgrnam(file.group).gr_gid)
+            # A power loss after the rename must not leave an empty file: content reaches the disk first.
+            os.fsync(handle)
+        os.rename(temporary, file.path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def remove_file(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
