@@ -41,6 +41,18 @@ class Outcome:
         return bool(self.operations)
 
 
+def together(*outcomes: Outcome) -> Outcome:
+    """Several outcomes as one, in order. Their states are about different objects."""
+    before: State = {}
+    after: State = {}
+    operations: List[Operation] = []
+    for outcome in outcomes:
+        before.update(outcome.before)
+        after.update(outcome.after)
+        operations.extend(outcome.operations)
+    return Outcome(before, after, operations)
+
+
 def converge(adapter: Adapter, plan: Plan, check: bool = False) -> Outcome:
     """Bring the node to the state that ``plan`` asks for; with ``check`` only say what that would take.
 
