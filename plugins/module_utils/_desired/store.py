@@ -43,7 +43,8 @@ def load(kind: str, directory: str = DIRECTORY) -> Optional[Dict[str, Any]]:
     try:
         document = json.loads(file.content)
     except ValueError as error:
-        raise ReadError(f"{file.path}: not readable as JSON ({error}); run the playbook again to write it anew") from None
+        problem = f"not readable as JSON ({error})"
+        raise ReadError(f"{file.path}: {problem}; run the playbook again to write it anew") from None
     if not isinstance(document, dict):
         raise ReadError(f"{file.path}: holds no mapping; run the playbook again to write it anew")
     return document

@@ -69,11 +69,11 @@ class Section:
 
     def address(self, key: str, default: Any = REQUIRED) -> Address:
         value = self.get(key, default)
-        return default if value is default else parse_address(value, self.at(key))  # type: ignore[no-any-return]
+        return default if value is default else parse_address(value, self.at(key))
 
     def network(self, key: str, default: Any = REQUIRED) -> Network:
         value = self.get(key, default)
-        return default if value is default else parse_network(value, self.at(key))  # type: ignore[no-any-return]
+        return default if value is default else parse_network(value, self.at(key))
 
     def mac(self, key: str) -> str:
         value = self.text(key).lower()
