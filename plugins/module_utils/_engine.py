@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable, Iterator, List, Protocol, Sequence
+from typing import Callable, Iterator, List, Mapping, Protocol, Sequence
 
 from ._model.errors import FairleadError, UndoError, VerifyError
 from ._model.item import State
@@ -26,6 +26,26 @@ class Adapter(Protocol):
 
         Raises ApplyError naming the object at the first refusal.
         """
+
+
+class Combined:
+    """Several adapters as one, so that changes of different kinds stand or fall together.
+
+    ``adapters`` maps the kind of an item to the adapter that speaks for it. Operations keep their order.
+    """
+
+    def __init__(self, adapters: Mapping[str, Adapter]) -> None:
+        self.adapters = adapters
+
+    def read(self) -> State:
+        state: State = {}
+        for adapter in self.adapters.values():
+            state.update(adapter.read())
+        return state
+
+    def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
+        for operation in operations:
+            yield from self.adapters[operation.item.kind].apply([operation])
 
 
 @dataclasses.dataclass(frozen=True)

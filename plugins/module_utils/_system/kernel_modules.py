@@ -89,14 +89,14 @@ def require_loadable(names: Iterable[str]) -> None:
         known = KNOWN.get(missing[0])
         purpose = f", which is needed for {known.purpose}," if known else ""
         raise PrerequisiteError(
-            f"kernel module {missing[0]}{purpose} is not in the running kernel {os.uname().release} and there is no file "
-            f"for it under {_directory()}: reboot if the kernel was updated, install the package with the kernel's "
-            f"modules, or, in a container, load it on the host"
+            f"kernel module {missing[0]}{purpose} is not in the running kernel {os.uname().release} and there is no "
+            f"file for it under {_directory()}: reboot if the kernel was updated, install the package with the "
+            f"kernel's modules, or, in a container, load it on the host"
         )
 
 
 def is_there(name: str) -> bool:
-    """Whether a module is loaded, built in, or its function is seen in another way (containers have no /lib/modules)."""
+    """Whether a module is loaded, built in, or its function is seen otherwise (containers have no /lib/modules)."""
     if os.path.isdir(f"/sys/module/{name}") or name in _listed("modules.builtin"):
         return True
     known = KNOWN.get(name)

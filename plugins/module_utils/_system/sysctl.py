@@ -57,8 +57,8 @@ def require_writable(sysctl: Sysctl) -> None:
     path = proc_path(sysctl.name)
     if os.path.exists(path) and not os.access(path, os.W_OK):
         raise PrerequisiteError(
-            f"{sysctl}: {path} is {read_value(sysctl.name)!r} and read-only here; in a container set it on the host, or "
-            f"start the container with a writable /proc/sys/net"
+            f"{sysctl}: {path} is {read_value(sysctl.name)!r} and read-only here; in a container set it on the "
+            f"host, or start the container with a writable /proc/sys/net"
         )
 
 
