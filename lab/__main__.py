@@ -1,0 +1,182 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m lab VERB``: the command line of the lab."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from lab import features, image, inventory, lifecycle, mirror, network, power, ssh, state
+from lab.errors import LabError
+from lab.state import Lab
+
+DEFAULT_INVENTORY = state.REPO / "inventories" / "lab"
+
+
+def main(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+    options.inventory = Path(options.inventory).resolve()
+    try:
+        return int(options.verb(options) or 0)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lab: interrupted; run the same command again, or: python -m lab down", file=sys.stderr)
+        return 130
+
+
+def up(options: argparse.Namespace) -> None:
+    started = time.monotonic()
+    wanted = _wanted(options)
+    lab = lifecycle.up(wanted, options.inventory, options.kind, options.nodes)
+    print(f"lab {lab.name}: up ({lab.kind}) in {time.monotonic() - started:.1f} s", flush=True)
+    if options.inventory != DEFAULT_INVENTORY or wanted.name != "lab":
+        print(f"for Ansible: export ANSIBLE_SSH_COMMON_ARGS='-F {ssh.config_path(lab)}' ANSIBLE_REMOTE_USER=root")
+
+
+def down(options: argparse.Namespace) -> None:
+    name = _name(options)
+    print(f"lab {name}: {'removed' if lifecycle.down(name) else 'nothing to remove'}")
+
+
+def build(options: argparse.Namespace) -> None:
+    wanted = _wanted(options)
+    kind = features.choose(wanted.features, options.kind)
+    root = image.root_tree()
+    if kind == "uml":
+        image.disk()
+    mirror.package_mirror(root, wanted.packages)
+    print(f"image and mirror for {kind} nodes are in {state.CACHE}")
+
+
+def status(options: argparse.Namespace) -> None:
+    lab = _lab(options)
+    ports = network.ports(lab)
+    rows = []
+    for node, address in lab.nodes.items():
+        now = power.power(lab, node)
+        port_up = ports.get(network.port(node), False)
+        condition = "off" if not now.on else "on" if port_up else "cut"
+        uptime = int(time.time() - now.since) if now.on else 0
+        rows.append({
+            "node": node, "kind": lab.kind, "state": condition, "address": address,
+            "uptime": uptime, "boots": now.boots, "pid": now.pid,
+        })  # fmt: skip
+    if options.json:
+        print(json.dumps({"name": lab.name, "nodes": rows}, indent=1))
+        return
+    print(f"{'NODE':<12} {'KIND':<10} {'STATE':<6} {'ADDRESS':<16} {'UPTIME':>7} {'PID':>8}")
+    for row in rows:
+        print("{node:<12} {kind:<10} {state:<6} {address:<16} {uptime:>6}s {pid:>8}".format(**row))
+
+
+def shell(options: argparse.Namespace) -> None:
+    lab = _lab(options)
+    (node,) = _nodes(lab, [options.node])
+    command = ["ssh", "-F", str(ssh.config_path(lab)), node, *options.command]
+    sys.stdout.flush()
+    os.execvp(command[0], command)
+
+
+def reboot(options: argparse.Namespace) -> None:
+    lab = _lab(options)
+    lifecycle.reboot(lab, _nodes(lab, options.nodes))
+
+
+def kill(options: argparse.Namespace) -> None:
+    lab = _lab(options)
+    nodes = _nodes(lab, options.nodes)
+    with state.locked(lab.dir):
+        power.kill(lab, nodes)
+    print(f"powered off: {', '.join(nodes)}; on again with: python -m lab up {' '.join(nodes)}")
+
+
+def cut(options: argparse.Namespace) -> None:
+    _set_ports(options, up=False)
+
+
+def heal(options: argparse.Namespace) -> None:
+    _set_ports(options, up=True)
+
+
+def _set_ports(options: argparse.Namespace, up: bool) -> None:
+    lab = _lab(options)
+    nodes = _nodes(lab, options.nodes or ([*lab.nodes] if up else []))
+    present = network.ports(lab)
+    off = [node for node in nodes if network.port(node) not in present]
+    if off and options.nodes:
+        raise LabError(f"{', '.join(off)}: switched off, so there is no port to {'heal' if up else 'cut'}")
+    for node in nodes:
+        if node not in off:
+            network.set_port(lab, node, up)
+
+
+def _wanted(options: argparse.Namespace) -> inventory.Wanted:
+    wanted = inventory.read(options.inventory)
+    return dataclasses.replace(wanted, name=state.check_name(options.name)) if options.name else wanted
+
+
+def _name(options: argparse.Namespace) -> str:
+    if options.name:
+        return state.check_name(options.name)
+    known = state.find(options.inventory)
+    return known.name if known else inventory.read(options.inventory).name
+
+
+def _lab(options: argparse.Namespace) -> Lab:
+    lab = state.load(options.name) if options.name else state.find(options.inventory)
+    if lab is None:
+        raise LabError(f"no lab of {options.name or options.inventory} is up; start one with: python -m lab up")
+    return lab
+
+
+def _nodes(lab: Lab, names: list[str]) -> list[str]:
+    unknown = [name for name in names if name not in lab.nodes]
+    if unknown:
+        raise LabError(f"no node {', '.join(unknown)} in lab {lab.name}; it has {', '.join(lab.nodes)}")
+    return names
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lab", description="Real Linux nodes from an inventory.")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("-n", "--name", help="lab name (default: lab_name of the inventory)")
+    shared.add_argument("-i", "--inventory", default=DEFAULT_INVENTORY, help="inventory directory")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(function: object, name: str, text: str) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text, parents=[shared])
+        made.set_defaults(verb=function)
+        return made
+
+    kinds = {"choices": features.KINDS, "help": "force the kind of node"}
+    one = verb(up, "up", "make the lab and switch on all nodes, or the named ones")
+    one.add_argument("--kind", **kinds)
+    one.add_argument("nodes", nargs="*", metavar="NODE")
+    one = verb(build, "build", "build the node image and the package mirror only")
+    one.add_argument("--kind", **kinds)
+    verb(down, "down", "remove the lab with everything it made")
+    one = verb(status, "status", "show the nodes")
+    one.add_argument("--json", action="store_true")
+    one = verb(shell, "ssh", "log in to a node, or run a command there")
+    one.add_argument("node", metavar="NODE")
+    one.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
+    for function, name, text in (
+        (reboot, "reboot", "reboot nodes in order and wait until they answer"),
+        (kill, "kill", "power loss: end nodes at once, keep their disks"),
+        (cut, "cut", "cut nodes off the LAN"),
+    ):
+        verb(function, name, text).add_argument("nodes", nargs="+", metavar="NODE")
+    verb(heal, "heal", "undo cut, for all nodes or the named ones").add_argument("nodes", nargs="*", metavar="NODE")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

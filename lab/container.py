@@ -1,0 +1,77 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Container nodes: systemd-nspawn on an overlay of the root tree, with a fresh network namespace at each boot."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from lab import network
+from lab.errors import run
+from lab.state import Lab
+
+#: systemd-nspawn --keep-unit ends with this code when the node asked for a reboot (EXIT_FORCE_RESTART).
+REBOOT_CODE = 133
+_NSPAWN_RUN = Path("/run/systemd/nspawn")
+_CLONE_NEWNS = 0x00020000
+_MS_REC_SLAVE = 0x4000 | 0x80000
+_MNT_DETACH = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prepare(lab: Lab, node: str) -> None:
+    """Mount the node's overlay where only this process and its children see it; it disappears with them."""
+    _check(_libc.unshare(_CLONE_NEWNS), "unshare")
+    # Slave, not private: a namespace unmounted on the host must not live on in this copy of its mounts.
+    _mount("none", Path("/"), None, _MS_REC_SLAVE, "")
+    # systemd-nspawn leaves lock files and directories here; this way they go with the node.
+    _NSPAWN_RUN.mkdir(parents=True, exist_ok=True)
+    _mount("tmpfs", _NSPAWN_RUN, "tmpfs", 0, "mode=755")
+    home = lab.node_dir(node)
+    for folder in ("work", "root"):
+        (home / folder).mkdir(exist_ok=True)
+    layers = f"lowerdir={lab.root},upperdir={home}/upper,workdir={home}/work"
+    _mount("overlay", home / "root", "overlay", 0, layers)
+
+
+def plug(lab: Lab, node: str) -> None:
+    """A new network namespace on the LAN; whatever the last boot had configured is gone with the old one."""
+    binding = lab.node_dir(node) / "netns"
+    _libc.umount2(os.fsencode(binding), _MNT_DETACH)
+    binding.touch()
+    # A new namespace inherits the host's forwarding switch; a machine that boots has it off.
+    forwarding_off = "echo 0 > /proc/sys/net/ipv4/conf/all/forwarding"
+    run(["unshare", f"--net={binding}", "sh", "-c", forwarding_off])
+    network.remove_port(lab, node)
+    network.add_veth(lab, node, binding)
+
+
+def command(lab: Lab, node: str) -> list[str]:
+    """What boots the node."""
+    home = lab.node_dir(node)
+    return [
+        "systemd-nspawn", "--quiet", "--boot", f"--directory={home}/root",
+        f"--machine={lab.netns}-{node}", f"--hostname={node}",
+        "--register=no", "--keep-unit", f"--network-namespace-path={home}/netns",
+        "--capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_SYS_ADMIN",
+        "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only",
+    ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    # Otherwise /proc/sys/net is read-only inside, and no sysctl of the node's namespace can be set.
+    return {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
+
+
+def _mount(source: str, target: Path, kind: str | None, flags: int, options: str) -> None:
+    name = kind.encode() if kind else None
+    code = _libc.mount(source.encode(), os.fsencode(target), name, flags, options.encode())
+    _check(code, f"mount {source} on {target} ({options})")
+
+
+def _check(code: int, what: str) -> None:
+    if code != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")

@@ -1,0 +1,158 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""The lab's LAN: one network namespace with a bridge, and a port of that bridge for each node.
+
+Nothing is ever created in the host's own namespace.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+from lab.errors import LabError, run
+from lab.state import Lab
+
+BRIDGE = "lan0"
+NAMESPACES = Path("/run/netns")
+_CLONE_NEWNET = 0x40000000
+_IFNAMSIZ = 15
+
+
+def namespace(lab_netns: str) -> Path:
+    return NAMESPACES / lab_netns
+
+
+def port(node: str) -> str:
+    """Name of the bridge port of a node, unique also for long names."""
+    name = f"p-{node}"
+    if len(name) <= _IFNAMSIZ:
+        return name
+    return f"p-{hashlib.sha256(node.encode()).hexdigest()[:12]}"
+
+
+def mac(lab: Lab, node: str) -> str:
+    """Hardware address of a node's interface: locally administered and the same at every boot."""
+    digest = hashlib.sha256(f"{lab.dir}/{node}".encode()).digest()
+    return ":".join(f"{octet:02x}" for octet in (0x02, *digest[:5]))
+
+
+def batch(netns: str, *lines: str) -> None:
+    """Run lines of ``ip`` in the lab's namespace, in one process."""
+    run(["ip", "-n", netns, "-batch", "-"], stdin="\n".join(lines) + "\n")
+
+
+def make_lan(lab: Lab) -> None:
+    """Namespace, bridge and gateway address."""
+    run(["ip", "netns", "add", lab.netns])
+    batch(
+        lab.netns,
+        "link set lo up",
+        f"link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0",
+        f"address add {lab.gateway}/{lab.prefix} dev {BRIDGE}",
+        f"link set {BRIDGE} up",
+    )
+
+
+def has_lan(lab: Lab) -> bool:
+    return namespace(lab.netns).exists() and _succeeds(
+        "ip", "-n", lab.netns, "link", "show", "dev", BRIDGE
+    )
+
+
+def remove_port(lab: Lab, node: str) -> None:
+    """Remove the port of an earlier boot, if there is one."""
+    _succeeds("ip", "-n", lab.netns, "link", "delete", "dev", port(node))
+
+
+def add_veth(lab: Lab, node: str, node_netns: Path) -> None:
+    """Join a node's namespace to the LAN; its end is called eth0."""
+    name, address = port(node), mac(lab, node)
+    batch(
+        lab.netns,
+        f"link add {name} type veth peer name eth0 address {address} netns {node_netns}",
+        f"link set {name} master {BRIDGE} up",
+    )
+
+
+def add_tap(lab: Lab, node: str) -> None:
+    """A tap on the LAN for a node with its own kernel."""
+    name = port(node)
+    batch(
+        lab.netns,
+        f"tuntap add dev {name} mode tap",
+        f"link set {name} master {BRIDGE} up",
+    )
+
+
+def set_port(lab: Lab, node: str, up: bool) -> None:
+    """Cut a node's LAN port, or heal it."""
+    batch(lab.netns, f"link set {port(node)} {'up' if up else 'down'}")
+
+
+def ports(lab: Lab) -> dict[str, bool]:
+    """Ports present in the lab's namespace, and whether each is administratively up."""
+    done = subprocess.run(
+        ["ip", "-n", lab.netns, "-o", "link", "show", "master", BRIDGE],
+        capture_output=True, text=True, check=False,
+    )
+    found = {}
+    for line in done.stdout.splitlines():
+        name = line.split(": ")[1].partition("@")[0]
+        flags = line.partition("<")[2].partition(">")[0].split(",")
+        found[name] = "UP" in flags
+    return found
+
+
+def connect(netns: str, address: str, number: int, timeout: float) -> socket.socket:
+    """A TCP connection made inside the lab's namespace; OSError when nothing answers there."""
+    made: list[socket.socket | OSError] = []
+
+    def enter() -> None:
+        # setns moves the calling thread only, and a socket stays in the namespace it was made in.
+        try:
+            handle = os.open(namespace(netns), os.O_RDONLY)
+            try:
+                if _libc.setns(handle, _CLONE_NEWNET) != 0:
+                    raise OSError(ctypes.get_errno(), f"cannot enter namespace {netns}")
+            finally:
+                os.close(handle)
+            made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        except OSError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    result = made[0]
+    if isinstance(result, OSError):
+        raise result
+    result.settimeout(timeout)
+    try:
+        result.connect((address, number))
+    except OSError:
+        result.close()
+        raise
+    return result
+
+
+def delete_namespace(netns: str) -> None:
+    """Remove a namespace with everything in it, if there is one."""
+    if namespace(netns).exists():
+        try:
+            run(["ip", "netns", "delete", netns])
+        except LabError:
+            # A crash between the creation of the file and of the mount leaves a plain file.
+            namespace(netns).unlink(missing_ok=True)
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
