@@ -1,0 +1,125 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""A lab as the cluster tests see it: playbooks run against it, and its nodes looked at from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TOP = Path(__file__).resolve().parents[2]
+ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished ansible-playbook: exit status, everything it printed, and the counts of each host."""
+
+    status: int
+    output: str
+    hosts: dict[str, dict[str, int]]
+
+    def total(self, what: str) -> int:
+        return sum(host[what] for host in self.hosts.values())
+
+
+class Cluster:
+    """The lab ``name`` made from ``inventory``; use as a context manager so that it is taken down whatever happens."""
+
+    def __init__(self, name: str, directory: Path, inventory: str = "inventories/lab", kind: str | None = None) -> None:
+        self.name = name
+        self.directory = directory
+        self.inventory = inventory
+        self.kind = kind
+
+    def __enter__(self) -> Cluster:
+        try:
+            self.lab("up", *(["--kind", self.kind] if self.kind else []))
+        except BaseException:
+            self.lab("down")
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lab("down")
+
+    def lab(self, verb: str, *arguments: str) -> str:
+        command = [sys.executable, "-m", "lab", verb, "--name", self.name, "-i", self.inventory, *arguments]
+        done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, f"lab {verb} failed:\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def command(self, playbook: str, *arguments: str) -> list[str]:
+        path = f"playbooks/{playbook}.yml"
+        return [str(ANSIBLE_PLAYBOOK), "-i", self.inventory, path, "-e", f"lab_name={self.name}", *arguments]
+
+    def environment(self) -> dict[str, str]:
+        return {
+            **os.environ,
+            "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_STDOUT_CALLBACK": "fairlead.cluster.progress",
+            "FAIRLEAD_PROGRESS_JSON": str(self.directory / "progress.json"),
+            "ANSIBLE_SSH_COMMON_ARGS": f"-F {TOP}/build/lab/{self.name}/ssh_config",
+        }
+
+    def playbook(self, playbook: str, *arguments: str, expect: int = 0) -> Run:
+        summary = self.directory / "progress.json"
+        summary.unlink(missing_ok=True)
+        done = subprocess.run(
+            self.command(playbook, *arguments), cwd=TOP, env=self.environment(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=900,
+        )  # fmt: skip
+        hosts = json.loads(summary.read_text())["hosts"] if summary.exists() else {}
+        assert done.returncode == expect, f"{playbook} {arguments}: exit status {done.returncode}\n{done.stdout[-6000:]}"
+        return Run(done.returncode, done.stdout, hosts)
+
+    def interrupt(self, playbook: str, after_tasks: int) -> bool:
+        """Kill the playbook, controller and all, when its ``after_tasks``-th task has started; False if it ended before."""
+        environment = {**self.environment(), "ANSIBLE_STDOUT_CALLBACK": "default"}
+        process = subprocess.Popen(
+            self.command(playbook), cwd=TOP, env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        seen = 0
+        for line in process.stdout:
+            seen += line.startswith("TASK [")
+            if seen == after_tasks:
+                # A moment into the task, so that its work on the nodes has begun.
+                time.sleep(0.3)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return True
+        process.wait()
+        return False
+
+    def run(self, node: str, *command: str, expect: int | None = 0) -> str:
+        """Run a command on a node over SSH, past Ansible."""
+        config = str(TOP / "build" / "lab" / self.name / "ssh_config")
+        done = subprocess.run(
+            ["ssh", "-F", config, node, *command], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert expect is None or done.returncode == expect, f"{node}: {command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def module(self, node: str, name: str, parameters: dict[str, Any]) -> None:
+        """Run one module of the collection on one node."""
+        done = subprocess.run(
+            [str(ANSIBLE_PLAYBOOK.with_name("ansible")), node, "-i", self.inventory, "-e", f"lab_name={self.name}",
+             "-m", f"fairlead.cluster.{name}", "-a", json.dumps(parameters)],
+            cwd=TOP, env=self.environment(), capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{node}: {name}: {done.stdout}{done.stderr}"
+
+    def json(self, node: str, *command: str) -> Any:
+        return json.loads(self.run(node, *command) or "null")
