@@ -15,7 +15,8 @@ from .._model.item import state_of
 from .._plan.operation import difference
 from .._system.files import FileAdapter, read_file
 
-DIRECTORY = "/var/lib/fairlead/desired"
+# Tests, and nodes with a state directory elsewhere, say so in the environment.
+DIRECTORY = os.environ.get("FAIRLEAD_STATE_DIR") or "/var/lib/fairlead/desired"
 
 
 def path_of(kind: str, directory: str = DIRECTORY) -> str:

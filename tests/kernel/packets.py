@@ -1,0 +1,85 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""UDP packets between namespaces: an echo server that tells the source address it saw, and a client.
+
+Sizes are those of whole IP packets, and don't-fragment is always set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.kernel.namespaces import Namespace
+
+PORT = 7777
+TRIES = 4
+# ip(7); the names are missing in the socket module.
+IP_MTU_DISCOVER, IP_PMTUDISC_DO = 10, 2
+IPV6_MTU_DISCOVER = 23
+HEADERS = {socket.AF_INET: 28, socket.AF_INET6: 48}
+_START = f"""import sys
+sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
+from tests.kernel.packets import main
+main(sys.argv[1:])
+"""
+_PROGRAM = [sys.executable, "-c", _START]
+
+
+@contextlib.contextmanager
+def server(namespace: Namespace, port: int = PORT) -> Iterator[None]:
+    """An echo server on all addresses of the namespace."""
+    process = namespace.start([*_PROGRAM, "serve", str(port)], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def ask(namespace: Namespace, address: str, size: int = 100, port: int = PORT) -> str | None:
+    """The source address that a server at ``address`` sees of us, None when no answer comes."""
+    done = namespace.run([*_PROGRAM, "ask", address, str(size), str(port)], check=False)
+    return done.stdout.strip() or None
+
+
+def _serve(port: int) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as both_families:
+        both_families.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        both_families.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        both_families.bind(("::", port))
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        while True:
+            data, peer = both_families.recvfrom(65535)
+            with contextlib.suppress(OSError):
+                both_families.sendto(peer[0].removeprefix("::ffff:").encode().ljust(len(data)), peer)
+
+
+def _ask(address: str, size: int, port: int) -> str:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as client:
+        if family == socket.AF_INET:
+            client.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        else:
+            client.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DO)
+        client.settimeout(0.5)
+        client.connect((address, port))
+        for _try in range(TRIES):
+            with contextlib.suppress(OSError):
+                client.send(bytes(size - HEADERS[family]))
+                return client.recv(65535).decode().strip()
+    return ""
+
+
+def main(words: list[str]) -> None:
+    """`serve PORT` prints "ready" and answers until killed; `ask ADDRESS SIZE PORT` prints the source that was seen."""
+    if words[0] == "serve":
+        _serve(int(words[1]))
+    else:
+        sys.stdout.write(_ask(words[1], int(words[2]), int(words[3])))
