@@ -1,0 +1,153 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Calls to etcd's JSON gateway (3.4 and newer, prefix /v3), with fail-over between endpoints.
+
+One connection is kept while it works. An endpoint that does not answer, or says that it cannot serve just now, is
+passed over for the next; an answer that refuses the request is final.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import socket
+import ssl
+import urllib.parse
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from .._model.errors import FairleadError, PrerequisiteError, ReadError
+from .._model.etcd import Access
+
+# Codes of google.rpc.Code with which a member says that another one may do better: deadline exceeded, unavailable.
+_TRY_ANOTHER = (4, 14)
+NOT_FOUND = 5
+
+
+class UnreachableError(ReadError):
+    """No endpoint answered."""
+
+
+class RefusedError(FairleadError):
+    """Etcd answered, and the answer was no. ``code`` is that of google.rpc.Code."""
+
+    def __init__(self, path: str, code: int, message: str) -> None:
+        super().__init__(f"etcd refused {path}: {message} (code {code})")
+        self.code = code
+
+
+class _PassOverError(Exception):
+    """This endpoint cannot serve the request now."""
+
+
+class Gateway:
+    """Speaks to the first of the endpoints that answers. Not for use from several threads at once."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+        self._context = _tls_context(access) if any(url.startswith("https") for url in access.endpoints) else None
+        self._order = list(access.endpoints)
+        self._connection: Optional[http.client.HTTPConnection] = None
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Dict[str, Any]:
+        """Answer of a call like ``kv/range``. Raises UnreachableError, or RefusedError with etcd's reason.
+
+        A call may reach etcd twice when the first answer was lost: make writes conditional.
+        """
+        return self._request("POST", f"/v3/{path}", json.dumps(body))
+
+    def get(self, path: str) -> Dict[str, Any]:
+        return self._request("GET", path, None)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _request(self, method: str, path: str, body: Optional[str]) -> Dict[str, Any]:
+        failures: List[str] = []
+        for endpoint in list(self._order):
+            try:
+                return self._ask(endpoint, method, path, body)
+            except (OSError, http.client.HTTPException, ValueError, _PassOverError) as error:
+                failures.append(f"{endpoint}: {_reason(error)}")
+                self.close()
+                # The next call begins with an endpoint that has not just failed.
+                self._order.append(self._order.pop(0))
+        raise UnreachableError(f"no etcd endpoint answers: {'; '.join(failures)}")
+
+    def _ask(self, endpoint: str, method: str, path: str, body: Optional[str]) -> Dict[str, Any]:
+        if self._connection is None:
+            self._connection = self._connect(endpoint)
+        try:
+            return _exchange(self._connection, method, path, body)
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            # An idle connection that etcd has closed meanwhile says nothing about the endpoint: once more, freshly.
+            self.close()
+            self._connection = self._connect(endpoint)
+            return _exchange(self._connection, method, path, body)
+
+    def _connect(self, endpoint: str) -> http.client.HTTPConnection:
+        url = urllib.parse.urlsplit(endpoint)
+        host = url.hostname or ""
+        if url.scheme == "https":
+            return http.client.HTTPSConnection(
+                host, url.port or 443, timeout=self.access.timeout, context=self._context
+            )
+        return http.client.HTTPConnection(host, url.port or 80, timeout=self.access.timeout)
+
+
+def _exchange(connection: http.client.HTTPConnection, method: str, path: str, body: Optional[str]) -> Dict[str, Any]:
+    connection.request(method, path, body, {"Content-Type": "application/json"} if body is not None else {})
+    response = connection.getresponse()
+    text = response.read().decode()
+    if response.status == 200:
+        answer = json.loads(text)
+        if not isinstance(answer, dict):
+            raise _PassOverError(f"answered {path} with something that is not a mapping")
+        return answer
+    code, message = _error_of(text, response.status, response.reason)
+    if code in _TRY_ANOTHER:
+        raise _PassOverError(message)
+    raise RefusedError(path, code, message)
+
+
+def _error_of(text: str, status: int, reason: str) -> Tuple[int, str]:
+    """Code and message of an error body. Older releases also have ``error`` with the same text."""
+    try:
+        data = json.loads(text)
+        # A member without a leader answers /health with 503 and a body of another shape.
+        return int(data.get("code", 14 if status >= 500 else 2)), str(data.get("message") or text.strip())
+    except (ValueError, AttributeError, TypeError):
+        return (14 if status >= 500 else 2), f"HTTP {status} {reason}"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid here: {error.verify_message}"
+    # The two are one class from Python 3.10 on.
+    if isinstance(error, (TimeoutError, socket.timeout)):
+        return "no answer in time"
+    return str(error) or type(error).__name__
+
+
+def _tls_context(access: Access) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=access.ca_file)
+        if access.cert_file is not None:
+            context.load_cert_chain(access.cert_file, access.key_file)
+    except OSError as error:
+        names = ", ".join(name for name in (access.ca_file, access.cert_file, access.key_file) if name)
+        reason = error.strerror or error
+        raise PrerequisiteError(f"the TLS files for etcd ({names}) cannot be used: {reason}; apply role pki") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def encoded(text: str) -> str:
+    """Keys and values travel as base64 of their UTF-8 bytes."""
+    return base64.b64encode(text.encode("utf-8", "surrogateescape")).decode()
+
+
+def decoded(data: str) -> str:
+    return base64.b64decode(data).decode("utf-8", "surrogateescape")

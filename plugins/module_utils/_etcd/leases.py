@@ -1,0 +1,225 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Flannel's part of etcd: the network configuration and the subnet leases below one prefix.
+
+Writes are transactions that only happen when nothing below the prefix has been written since it was listed. Whoever
+loses such a race lists again. When all that changed is part of the same plan (another node at work with the same
+declared data), the rest of it is tried again; otherwise LostRaceError asks for a new plan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
+
+from .._model.errors import ApplyError, FairleadError
+from .._model.item import Item, State, state_of
+from .._model.lease import ENDING, LEASED, PERMANENT, FlannelConfig, Lease
+from .._model.lease_codec import config_key, decode_config, decode_lease, encode_config, encode_lease, lease_key
+from .._plan.operation import DELETE, Operation, outcome_of
+from .gateway import NOT_FOUND, Gateway, RefusedError, decoded, encoded
+
+# Etcd takes at most 128 operations in one transaction (--max-txn-ops).
+BATCH = 100
+TRIES = 20
+# Seconds to wait after a lost race, at most; the wait is random so that equal nodes fall out of step.
+LONGEST_PAUSE = 0.5
+
+
+class LostRaceError(ApplyError):
+    """Someone else wrote what the plan was about: the plan is out of date."""
+
+
+class LeaseAdapter:
+    """``owned`` tells which leases are kept alive from this node: only for these the remaining time is asked."""
+
+    def __init__(self, gateway: Gateway, prefix: str, ttl: int, owned: Callable[[Lease], bool]) -> None:
+        self.gateway, self.prefix, self.ttl, self.owned = gateway, prefix, ttl, owned
+        # Seconds left and seconds granted, by etcd lease, of those that were asked for.
+        self.remaining: Dict[int, int] = {}
+        self._granted: Dict[int, int] = {}
+        # What is known of the store: its revision, its items, and the etcd lease of each key (0: none).
+        self._revision = 0
+        self._state: State = {}
+        self._attached: Dict[str, int] = {}
+        self._goal: State = {}
+
+    def read(self) -> State:
+        answer = self.gateway.post("kv/range", self._range())
+        self._revision = int(answer["header"]["revision"])
+        self._attached = {}
+        items = (self._item(entry) for entry in answer.get("kvs", []))
+        self._state = state_of(item for item in items if item is not None)
+        return self._state
+
+    def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
+        self._goal = outcome_of(self._state, operations)
+        for operation in operations:
+            if _only_life(operation):
+                yield from self._extend(operation)
+        writes = [operation for operation in operations if not _only_life(operation)]
+        for start in range(0, len(writes), BATCH):
+            yield from self._write(writes[start : start + BATCH])
+
+    def seconds_left(self, lease: Lease) -> Optional[int]:
+        """0 for a permanent lease, None for one that was not asked for."""
+        attached = self._attached.get(self._key(lease), 0)
+        return self.remaining.get(attached) if attached else 0
+
+    def _range(self) -> Dict[str, str]:
+        # Everything below "prefix/": '0' is the character after the slash.
+        return {"key": encoded(f"{self.prefix}/"), "range_end": encoded(f"{self.prefix}0")}
+
+    def _item(self, entry: Dict[str, Any]) -> Optional[Item]:
+        key, value = decoded(entry["key"]), decoded(entry.get("value", ""))
+        self._attached[key] = int(entry.get("lease", 0))
+        if key == config_key(self.prefix):
+            return decode_config(value, key)
+        start = f"{self.prefix}/subnets/"
+        if not key.startswith(start):
+            return None
+        lease = decode_lease(key[len(start) :], value, LEASED if self._attached[key] else PERMANENT)
+        if lease is not None and lease.life == LEASED and self.owned(lease):
+            return dataclasses.replace(lease, life=self._life_of(self._attached[key]))
+        return lease
+
+    def _life_of(self, lease_id: int) -> str:
+        answer = self.gateway.post("lease/timetolive", {"ID": str(lease_id)})
+        # An expired lease is answered with -1 until its keys are gone.
+        self.remaining[lease_id] = max(0, int(answer.get("TTL", 0)))
+        self._granted[lease_id] = int(answer.get("grantedTTL", 0))
+        return ENDING if self.remaining[lease_id] * 2 < self.ttl else LEASED
+
+    def _extend(self, operation: Operation) -> Iterator[Operation]:
+        """Extend the etcd lease itself: nothing is written, so no peer is woken up."""
+        lease_id = self._attached[self._key(operation.item)]
+        if _life(operation.item) == ENDING:
+            # Taking an extension back is neither possible nor of use.
+            yield operation
+        elif self._granted[lease_id] != self.ttl:
+            yield from self._write([operation])
+        else:
+            answer = self.gateway.post("lease/keepalive", {"ID": str(lease_id)})
+            if int(answer.get("result", {}).get("TTL", 0)) <= 0:
+                raise LostRaceError(operation.item, "expired while it was being renewed")
+            yield operation
+
+    def _write(self, operations: Sequence[Operation]) -> Iterator[Operation]:
+        given: Dict[str, int] = {}
+        try:
+            for operation in operations:
+                if _needs_grant(operation):
+                    answer = self.gateway.post("lease/grant", {"TTL": str(self.ttl)})
+                    given[self._key(operation.item)] = int(answer["ID"])
+            yield from self._transact(operations, given)
+        finally:
+            self._revoke(given.values())
+
+    def _transact(self, operations: Sequence[Operation], given: Dict[str, int]) -> Iterator[Operation]:
+        """Leaves in ``given`` the etcd leases that no key hangs on."""
+        for _attempt in range(TRIES):
+            if self._commit(operations, given):
+                yield from operations
+                return
+            time.sleep(random.uniform(0, LONGEST_PAUSE))
+            self._catch_up(operations)
+            # A key on a lease that we granted: the transaction did happen, only its answer was lost.
+            ours = [operation for operation in operations if self._hangs_on(operation, given)]
+            for operation in ours:
+                del given[self._key(operation.item)]
+            yield from ours
+            operations = [operation for operation in operations if not self._is_done(operation)]
+            if not operations:
+                return
+        raise LostRaceError(operations[0].item, f"others wrote below {self.prefix} at each of {TRIES} attempts")
+
+    def _commit(self, operations: Sequence[Operation], given: Dict[str, int]) -> bool:
+        guard = {**self._range(), "target": "MOD", "result": "LESS", "mod_revision": str(self._revision + 1)}
+        requests = [self._request_of(operation, given) for operation in operations]
+        try:
+            answer = self.gateway.post("kv/txn", {"compare": [guard], "success": requests})
+        except RefusedError as error:
+            if error.code == NOT_FOUND:
+                raise LostRaceError(operations[0].item, "an etcd lease expired meanwhile") from error
+            raise ApplyError(operations[0].item, str(error)) from error
+        if not answer.get("succeeded"):
+            return False
+        self._revision = int(answer["header"]["revision"])
+        self._state = outcome_of(self._state, operations)
+        self._revoke(self._reattach(operations, given))
+        return True
+
+    def _request_of(self, operation: Operation, given: Dict[str, int]) -> Dict[str, Any]:
+        item, key = operation.item, self._key(operation.item)
+        if operation.action == DELETE:
+            return {"request_delete_range": {"key": encoded(key)}}
+        put: Dict[str, Any] = {"key": encoded(key), "value": encoded(_value_of(item))}
+        if key in given:
+            put["lease"] = str(given[key])
+        elif _life(item) != PERMANENT:
+            put["ignore_lease"] = True
+        return {"request_put": put}
+
+    def _reattach(self, operations: Iterable[Operation], given: Dict[str, int]) -> List[int]:
+        """Note the new etcd lease of each written key; gives the old ones, which no key hangs on any more."""
+        old: List[int] = []
+        for operation in operations:
+            key = self._key(operation.item)
+            keeps = operation.action != DELETE and key not in given and _life(operation.item) != PERMANENT
+            if not keeps:
+                old.append(self._attached.pop(key, 0))
+                self._attached[key] = given.pop(key, 0)
+        return [lease_id for lease_id in old if lease_id]
+
+    def _catch_up(self, operations: Sequence[Operation]) -> None:
+        """List again; raises LostRaceError when something changed that is not part of the plan."""
+        known = self._state
+        now = self.read()
+        for key in {**known, **now}:
+            if now.get(key) not in (known.get(key), self._goal.get(key)):
+                raise LostRaceError(now.get(key) or known[key], f"changed while {operations[0]} was under way")
+
+    def _hangs_on(self, operation: Operation, given: Dict[str, int]) -> bool:
+        key = self._key(operation.item)
+        return key in given and self._attached.get(key) == given[key]
+
+    def _is_done(self, operation: Operation) -> bool:
+        return self._state.get(operation.item.key) == self._goal.get(operation.item.key)
+
+    def _revoke(self, lease_ids: Iterable[int]) -> None:
+        """Give etcd leases back. One that cannot be given back now runs out by itself: no reason to fail."""
+        for lease_id in list(lease_ids):
+            try:
+                self.gateway.post("lease/revoke", {"ID": str(lease_id)})
+            except FairleadError:
+                continue
+
+    def _key(self, item: Item) -> str:
+        return lease_key(self.prefix, item) if isinstance(item, Lease) else config_key(self.prefix)
+
+
+def _value_of(item: Item) -> str:
+    if isinstance(item, Lease):
+        return encode_lease(item)
+    assert isinstance(item, FlannelConfig)
+    return encode_config(item)
+
+
+def _life(item: Optional[Item]) -> str:
+    return item.life if isinstance(item, Lease) else PERMANENT
+
+
+def _only_life(operation: Operation) -> bool:
+    """Whether a lease only gets, or gives back, more time: both versions hang on an etcd lease and say the same."""
+    item, previous = operation.item, operation.previous
+    if not isinstance(item, Lease) or not isinstance(previous, Lease) or PERMANENT in (item.life, previous.life):
+        return False
+    return dataclasses.replace(item, life=previous.life) == previous
+
+
+def _needs_grant(operation: Operation) -> bool:
+    if operation.action == DELETE or _life(operation.item) == PERMANENT:
+        return False
+    return operation.previous is None or (_life(operation.item) == LEASED and _life(operation.previous) != LEASED)

@@ -1,0 +1,109 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""How etcd is reached, and what its members are, as declared and as they report themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import urllib.parse
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from .errors import SpecError
+from .parse import Section, unique
+
+DEFAULT_TIMEOUT = 5
+CLIENT_PORT, PEER_PORT = 2379, 2380
+
+
+@dataclasses.dataclass(frozen=True)
+class Access:
+    """Client URLs in the order in which they are tried, the TLS files, and seconds to wait for one answer."""
+
+    endpoints: Tuple[str, ...]
+    ca_file: Optional[str] = None
+    cert_file: Optional[str] = None
+    key_file: Optional[str] = None
+    timeout: int = DEFAULT_TIMEOUT
+
+    def only(self, endpoint: str) -> Access:
+        return dataclasses.replace(self, endpoints=(endpoint,))
+
+
+def parse_access(document: Mapping[str, Any]) -> Access:
+    """Shape: ``{endpoints: [URL], ca_file?, cert_file?, key_file?, timeout?}``; other keys are left to others."""
+    section = Section(document)
+    endpoints = section.list("endpoints")
+    if not endpoints:
+        raise SpecError("endpoints", "is empty; name at least one client URL of etcd")
+    for index, endpoint in enumerate(endpoints):
+        _check_endpoint(endpoint, f"endpoints[{index}]")
+    access = Access(
+        endpoints=tuple(endpoint.rstrip("/") for endpoint in endpoints),
+        ca_file=section.text("ca_file", None),
+        cert_file=section.text("cert_file", None),
+        key_file=section.text("key_file", None),
+        timeout=section.integer("timeout", 1, 300, DEFAULT_TIMEOUT),
+    )
+    if (access.cert_file is None) != (access.key_file is None):
+        raise SpecError("cert_file" if access.cert_file is None else "key_file", "is required with the other one")
+    return access
+
+
+def _check_endpoint(endpoint: Any, path: str) -> None:
+    parts = urllib.parse.urlsplit(endpoint) if isinstance(endpoint, str) else None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+        raise SpecError(path, f"must be a URL like https://192.0.2.11:2379, not {endpoint!r}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DeclaredMember:
+    """A member as declared; the URLs follow from the address and the ports."""
+
+    name: str
+    peer_url: str
+    client_url: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MemberStatus:
+    """A member as the cluster lists it, and what it says of itself; ``problem`` tells why it does not answer."""
+
+    name: str
+    id: str
+    peer_urls: Tuple[str, ...]
+    client_urls: Tuple[str, ...]
+    learner: bool
+    leader: bool = False
+    healthy: bool = False
+    version: Optional[str] = None
+    db_bytes: Optional[int] = None
+    problem: Optional[str] = None
+
+    def to_dict(self) -> Dict[str, Any]:
+        return {**dataclasses.asdict(self), "peer_urls": list(self.peer_urls), "client_urls": list(self.client_urls)}
+
+
+def parse_members(document: Mapping[str, Any]) -> List[DeclaredMember]:
+    """Shape: ``{members: [{name, address}], client_port?, peer_port?}``; other keys are left to others."""
+    section = Section(document)
+    client_port = section.integer("client_port", 1, 65535, CLIENT_PORT)
+    peer_port = section.integer("peer_port", 1, 65535, PEER_PORT)
+    entries = section.sections("members")
+    if not entries:
+        raise SpecError("members", "is empty; name every member of the etcd cluster")
+    members = [_parse_member(entry, client_port, peer_port) for entry in entries]
+    for field in ("name", "peer_url"):
+        unique({f"members[{index}].{field}": getattr(member, field) for index, member in enumerate(members)}, field)
+    return members
+
+
+def _parse_member(section: Section, client_port: int, peer_port: int) -> DeclaredMember:
+    name, address = section.node_name("name"), section.address("address")
+    section.finish()
+    host = f"[{address}]" if address.version == 6 else str(address)
+    return DeclaredMember(name, f"https://{host}:{peer_port}", f"https://{host}:{client_port}")
+
+
+def quorum(members: int) -> int:
+    """How many members must be up for the cluster to work."""
+    return members // 2 + 1

@@ -1,0 +1,306 @@
+#!/usr/bin/python
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Subnet leases of the overlay in etcd."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: overlay_lease
+short_description: Subnet leases of the overlay's nodes in etcd
+version_added: 0.1.0
+author: the Fairlead authors
+description:
+  - Keeps flannel's network configuration and one subnet lease for each declared node in etcd, with keys and values
+    exactly as flannel writes them, so that a real flanneld is a full peer.
+  - One call on any node serves all nodes. The leases of nodes that are down are there before they come up, and nodes
+    that make the same call at the same time give out the same subnets without getting in each other's way.
+  - A node keeps the lease that has its MAC address, or else its address, as long as the configuration allows that
+    subnet. A new lease gets the first free subnet in the order of O(nodes).
+  - Leases of peers that are not in O(nodes), such as nodes that run flanneld, are never touched. A node that runs
+    flanneld must not be in O(nodes), because flanneld chooses its MAC address itself.
+  - Etcd is reached through its JSON gateway, version 3.4 or newer.
+extends_documentation_fragment: fairlead.cluster.attributes
+attributes:
+  check_mode:
+    description:
+      - Reads and plans exactly as in a real run, and changes nothing.
+      - Where no endpoint answers, as before the first run, it predicts from the declared data alone and warns.
+    support: full
+options:
+  state:
+    description:
+      - V(present) ensures the configuration and the leases of all O(nodes).
+      - V(absent) takes away the lease of O(node), so that peers stop sending to it at once.
+      - V(gathered) only reads, and asks for the remaining time of every lease.
+    type: str
+    choices: [present, absent, gathered]
+    default: present
+  endpoints:
+    description: Client URLs of etcd, tried in this order until one answers.
+    type: list
+    elements: str
+    required: true
+  ca_file:
+    description: CA certificate that the servers are checked against. Default is the system's store.
+    type: path
+  cert_file:
+    description: Client certificate. Needs O(key_file).
+    type: path
+  key_file:
+    description: Key of the client certificate.
+    type: path
+  timeout:
+    description: Seconds to wait for one answer of one endpoint.
+    type: int
+    default: 5
+  prefix:
+    description: Key prefix of the configuration and the leases.
+    type: str
+    default: /coreos.com/network
+  config:
+    description:
+      - Flannel's network configuration. Every setting is written out, because flannel's defaults differ between its
+        releases. Keys in etcd that are not named here are left alone.
+      - Required unless O(state=gathered).
+      - A different network is refused as long as leases exist.
+    type: dict
+    suboptions:
+      network:
+        description: The pod network, IPv4, with a prefix of 28 or shorter.
+        type: str
+        required: true
+      subnet_len:
+        description:
+          - Prefix length of a node's subnet, from 2 more than the network's to 30.
+          - Default is 24, or 2 more than the network's where that is longer than 22.
+        type: int
+      subnet_min:
+        description: First subnet to give out. Default is the second one of the network, as in flannel.
+        type: str
+      subnet_max:
+        description: Last subnet to give out. Default is the last one of the network.
+        type: str
+      backend:
+        description: How packets travel between nodes.
+        type: dict
+        required: true
+        suboptions:
+          type:
+            description: The backend.
+            type: str
+            choices: [vxlan]
+            required: true
+          vni:
+            description: VXLAN network identifier, 1 to 16777215.
+            type: int
+            required: true
+          port:
+            description: UDP port, 1 to 65535.
+            type: int
+            required: true
+          mtu:
+            description: MTU of the underlay, for peers that run flanneld. Default is that of their interface.
+            type: int
+          gbp:
+            description: Group based policy, for peers that run flanneld.
+            type: bool
+          learning:
+            description: Address learning, for peers that run flanneld.
+            type: bool
+          direct_routing:
+            description: Plain routes between nodes on one link, for peers that run flanneld.
+            type: bool
+  cluster_name:
+    description: Name of the cluster. MAC addresses are derived from it and the node's name. Required with O(nodes).
+    type: str
+  nodes:
+    description: All declared members of the overlay, in a stable order. Required unless O(state=gathered).
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description: Name of the node.
+        type: str
+        required: true
+      address:
+        description: IPv4 address of the node on the underlay.
+        type: str
+        required: true
+      mac:
+        description: MAC address of its VXLAN device. Default is derived from O(cluster_name) and the name.
+        type: str
+      subnet:
+        description: The subnet that it must have. Default is the one it has, or the first free one.
+        type: str
+  node:
+    description: Name of the node whose lease is kept alive by this call. Required unless O(state=gathered).
+    type: str
+  ttl:
+    description:
+      - Seconds that a lease lives without renewal, at least 14400; flannel's is 86400. V(0) makes leases permanent.
+      - The lease of O(node) is renewed when less than half of that is left. Those of others are left to them.
+    type: int
+    default: 86400
+"""
+
+EXAMPLES = r"""
+- name: Take the subnets of all nodes
+  fairlead.cluster.overlay_lease:
+    endpoints: ["https://192.0.2.11:2379", "https://192.0.2.12:2379"]
+    ca_file: /etc/fairlead/pki/etcd-ca.crt
+    cert_file: /etc/fairlead/pki/etcd-client.crt
+    key_file: /etc/fairlead/pki/etcd-client.key
+    config:
+      network: 10.244.0.0/16
+      subnet_len: 24
+      backend: {type: vxlan, vni: 1, port: 8472}
+    cluster_name: lab
+    nodes:
+      - {name: cp1, address: 192.0.2.11}
+      - {name: w1, address: 192.0.2.14}
+    node: w1
+  register: lease
+
+- name: Show who has which subnet
+  fairlead.cluster.overlay_lease:
+    state: gathered
+    endpoints: ["https://192.0.2.11:2379"]
+    ca_file: /etc/fairlead/pki/etcd-ca.crt
+    cert_file: /etc/fairlead/pki/etcd-client.crt
+    key_file: /etc/fairlead/pki/etcd-client.key
+"""
+
+RETURN = r"""
+leases:
+  description: All leases of the configured backend by rising subnet, those of undeclared peers too.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name: {description: Name of the declared node; null for others., type: str}
+    subnet: {description: The subnet., type: str}
+    address: {description: Address of the node on the underlay., type: str}
+    mac: {description: MAC address of its VXLAN device., type: str}
+    backend_type: {description: The backend., type: str}
+    ttl: {description: "Seconds left; 0 for a permanent lease, null where it was not asked for.", type: int}
+  sample:
+    - {name: w1, subnet: 10.244.1.0/24, address: 192.0.2.14, mac: "66:3b:ef:92:63:92", backend_type: vxlan, ttl: 86399}
+own:
+  description: The entry of RV(leases) that is O(node)'s.
+  returned: when O(state=present)
+  type: dict
+peers:
+  description: The other entries of RV(leases).
+  returned: when O(state=present)
+  type: list
+  elements: dict
+before:
+  description: Configuration and leases as found.
+  returned: when O(state) is not V(gathered)
+  type: list
+  elements: dict
+after:
+  description: Configuration and leases as they are now (check mode would be). Same shape as RV(before).
+  returned: when O(state) is not V(gathered)
+  type: list
+  elements: dict
+operations:
+  description: One line for each change.
+  returned: when O(state) is not V(gathered)
+  type: list
+  elements: str
+"""
+
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._ansible import result_of, run
+from ..module_utils._desired import overlay_lease, store
+from ..module_utils._engine import together
+
+BACKEND_SPEC = {
+    "type": {"type": "str", "choices": ["vxlan"], "required": True},
+    "vni": {"type": "int", "required": True},
+    "port": {"type": "int", "required": True},
+    "mtu": {"type": "int"},
+    "gbp": {"type": "bool"},
+    "learning": {"type": "bool"},
+    "direct_routing": {"type": "bool"},
+}
+CONFIG_SPEC = {
+    "network": {"type": "str", "required": True},
+    "subnet_len": {"type": "int"},
+    "subnet_min": {"type": "str"},
+    "subnet_max": {"type": "str"},
+    "backend": {"type": "dict", "required": True, "options": BACKEND_SPEC},
+}
+NODE_SPEC = {
+    "name": {"type": "str", "required": True},
+    "address": {"type": "str", "required": True},
+    "mac": {"type": "str"},
+    "subnet": {"type": "str"},
+}
+ARGUMENT_SPEC = {
+    "state": {"type": "str", "choices": ["present", "absent", "gathered"], "default": "present"},
+    "endpoints": {"type": "list", "elements": "str", "required": True},
+    "ca_file": {"type": "path"},
+    "cert_file": {"type": "path"},
+    "key_file": {"type": "path", "no_log": False},
+    "timeout": {"type": "int", "default": 5},
+    "prefix": {"type": "str", "default": "/coreos.com/network"},
+    "config": {"type": "dict", "options": CONFIG_SPEC},
+    "cluster_name": {"type": "str"},
+    "nodes": {"type": "list", "elements": "dict", "options": NODE_SPEC},
+    "node": {"type": "str"},
+    "ttl": {"type": "int", "default": 86400},
+}
+NEEDED = ["config", "cluster_name", "nodes", "node"]
+HEADER = "leases in etcd"
+
+
+def body(module: AnsibleModule) -> Dict[str, Any]:
+    document = _document(module.params)
+    if module.params["state"] == "gathered":
+        return {"changed": False, "leases": overlay_lease.gather(document)}
+    if module.params["state"] == "absent":
+        outcome = overlay_lease.release(document, module.check_mode)
+        forgotten = store.forget(overlay_lease.KIND, module.check_mode)
+        return result_of(module, together(outcome, forgotten), HEADER)
+    ensured = overlay_lease.ensure(document, module.check_mode)
+    for warning in ensured.warnings:
+        module.warn(warning)
+    saved = store.save(overlay_lease.KIND, overlay_lease.remembered(document, ensured), module.check_mode)
+    own = module.params["node"]
+    return {
+        **result_of(module, together(ensured.outcome, saved), HEADER),
+        "leases": ensured.leases,
+        "own": next(lease for lease in ensured.leases if lease["name"] == own),
+        "peers": [lease for lease in ensured.leases if lease["name"] != own],
+    }
+
+
+def _document(params: Dict[str, Any]) -> Dict[str, Any]:
+    """The parameters without those that were not given, so that the saved document says only what was declared."""
+    return {key: _given(value) for key, value in params.items() if key != "state" and value is not None}
+
+
+def _given(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _given(entry) for key, entry in value.items() if entry is not None}
+    return [_given(entry) for entry in value] if isinstance(value, list) else value
+
+
+def main() -> None:
+    module = AnsibleModule(
+        ARGUMENT_SPEC,
+        supports_check_mode=True,
+        required_if=[("state", "present", NEEDED), ("state", "absent", NEEDED)],
+        required_by={"cert_file": ["key_file"], "nodes": ["cluster_name"]},
+    )
+    run(module, body)
+
+
+if __name__ == "__main__":
+    main()
