@@ -1,0 +1,138 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration files by which container runtimes learn of a network."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List, Mapping, Optional
+
+from .._engine import Outcome, together
+from .._engine import converge as engine_converge
+from .._model.cni import LOOPBACK_NAME, ConfList, bridge_plugins, load_conflist, loopback_list
+from .._model.cni_options import parse_conflist
+from .._model.errors import PrerequisiteError, SpecError
+from .._model.files import File
+from .._model.item import State, state_of
+from .._model.parse import Section
+from .._plan.operation import DELETE, Operation, difference
+from .._system.cni import Plugins
+from .._system.cni_attachments import configuration_files
+from .._system.files import FileAdapter
+from .._system.runner import Runner
+
+KIND = "cni_network"
+PLUGIN_DIRECTORIES = ("/usr/lib/cni", "/opt/cni/bin")
+_LOOPBACK_FILE = "99-loopback.conflist"
+_DEFAULT_PATH = "/etc/cni/net.d/10-fairlead.conflist"
+
+
+def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcome:
+    """Document: ``{networks: [{state?, path?, name?, cni_version?, disable_check?, plugins? | bridge?, loopback?,
+    plugin_dirs?}]}``.
+
+    In check mode plugins that are missing are no error: an earlier step that was not carried out may bring them.
+    """
+    networks = [_Network(section) for section in Section(document).sections("networks")]
+    if not check:
+        problems = [problem for network in networks for problem in network.problems(runner)]
+        if problems:
+            raise PrerequisiteError("; ".join(problems))
+    return together(*(network.converge(check) for network in networks))
+
+
+def plugin_problems(document: Mapping[str, Any], runner: Runner) -> List[str]:
+    """Why the node's plugins cannot carry the networks, one line each."""
+    networks = [_Network(section) for section in Section(document).sections("networks")]
+    return [problem for network in networks for problem in network.problems(runner)]
+
+
+def shadows(path: str) -> List[str]:
+    """Files that runtimes take before ours: they use the first one in the directory."""
+    directory, name = os.path.split(path)
+    return [os.path.join(directory, other) for other in configuration_files(directory) if other < name]
+
+
+def merged(saved: Optional[Mapping[str, Any]], document: Mapping[str, Any]) -> Dict[str, Any]:
+    """What to remember: the networks of ``document`` and those saved for other files; absent ones are left out."""
+    networks = {_path_of(network): network for network in (saved or {}).get("networks", [])}
+    networks.update({_path_of(network): network for network in document["networks"]})
+    return {"networks": [network for network in networks.values() if network.get("state", "present") == "present"]}
+
+
+def _path_of(network: Mapping[str, Any]) -> str:
+    return str(network.get("path") or _DEFAULT_PATH)
+
+
+class _Network:
+    """One entry of a document, parsed. Raises SpecError."""
+
+    def __init__(self, section: Section) -> None:
+        self.present = section.text("state", "present", ("present", "absent")) == "present"
+        self.path = section.text("path", _DEFAULT_PATH)
+        if not (self.path.startswith("/") and self.path.endswith(".conflist")):
+            raise SpecError("path", f"must be absolute and end in .conflist, as runtimes expect, not {self.path!r}")
+        self.plugin_dirs = section.list("plugin_dirs", list(PLUGIN_DIRECTORIES))
+        self.loopback = section.boolean("loopback", True)
+        version = section.text("cni_version", "1.0.0")
+        plugins = _plugins_of(section) if self.present else [{"type": "loopback"}]
+        self.conflist = parse_conflist(
+            {
+                "name": section.text("name", "fairlead"),
+                "cni_version": version,
+                "disable_check": section.boolean("disable_check", False),
+                "plugins": plugins,
+            }
+        )
+        section.get("bridge", None)
+        section.get("plugins", None)
+        section.finish()
+        if self.loopback and self.conflist.name == LOOPBACK_NAME:
+            raise SpecError("name", f"must not be {LOOPBACK_NAME!r}: that is the name of the loopback network")
+
+    @property
+    def loopback_path(self) -> str:
+        return os.path.join(os.path.dirname(self.path), _LOOPBACK_FILE)
+
+    def lists(self) -> Dict[str, ConfList]:
+        lists = {self.path: self.conflist}
+        if self.loopback:
+            lists[self.loopback_path] = loopback_list(self.conflist.cni_version)
+        return lists
+
+    def problems(self, runner: Runner) -> List[str]:
+        if not self.present:
+            return []
+        plugins = Plugins(runner, self.plugin_dirs)
+        found = [problem for conflist in self.lists().values() for problem in plugins.problems(conflist)]
+        return sorted(set(found), key=found.index)
+
+    def converge(self, check: bool) -> Outcome:
+        lists = self.lists()
+        if self.present:
+            want = state_of(File(path, conflist.text) for path, conflist in lists.items())
+            return engine_converge(FileAdapter(lists), lambda have: difference(have, want), check)
+        return engine_converge(FileAdapter(lists), self._plan_absent, check)
+
+    def _plan_absent(self, have: State) -> List[Operation]:
+        """Ours by its name, and the loopback file only when it says what we write: runtimes bring one as well."""
+        files = [item for item in have.values() if isinstance(item, File)]
+        ours = [file for file in files if file.path == self.path or _is_loopback(file)]
+        return [Operation(DELETE, file) for file in ours]
+
+
+def _plugins_of(section: Section) -> List[Any]:
+    short, plugins = section.get("bridge", None), section.get("plugins", None)
+    if (short is None) == (plugins is None):
+        raise SpecError("plugins", "give either plugins or bridge")
+    if short is not None:
+        return bridge_plugins(Section(short, "bridge"))
+    return section.list("plugins")
+
+
+def _is_loopback(file: File) -> bool:
+    try:
+        conflist = load_conflist(file.content, file.path)
+    except SpecError:
+        return False
+    return file.content == loopback_list(conflist.cni_version).text

@@ -1,0 +1,220 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""One attachment of one network namespace on the node: found by what ADD left behind, changed through the plugins."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from typing import Iterator, List, Mapping, Optional, Sequence
+
+from .._model.cni import ConfList, load_conflist
+from .._model.cni_attachment import Attachment, Namespace, Wish
+from .._model.errors import ApplyError, FairleadError, PrerequisiteError, ReadError, SpecError
+from .._model.item import Item, State, state_of
+from .._plan.operation import ADD, DELETE, REPLACE, Operation
+from .cni import PluginError, Plugins, Target
+from .cni_cache import ResultCache
+from .runner import Runner
+
+# Marks of the namespaces made here. Not kept over a reboot, as namespaces are not.
+MARKS = "/run/fairlead/netns"
+_CONF_SUFFIXES = (".conflist", ".conf", ".json")
+
+
+def find_conflist(network: str, directory: str) -> Optional[ConfList]:
+    """The network's list: from its file when ``network`` is a path, else the first file of the directory that names
+    it, in the order of libcni. None when there is none. Raises SpecError for a broken file given by path.
+    """
+    if network.startswith("/"):
+        return _read_conflist(network)
+    for name in configuration_files(directory):
+        try:
+            conflist = _read_conflist(os.path.join(directory, name))
+        except SpecError:
+            continue
+        if conflist is not None and conflist.name == network:
+            return conflist
+    return None
+
+
+def configuration_files(directory: str) -> List[str]:
+    """Names of the files in which libcni looks for networks, in its order."""
+    try:
+        return sorted(name for name in os.listdir(directory) if name.endswith(_CONF_SUFFIXES))
+    except FileNotFoundError:
+        return []
+
+
+def _read_conflist(path: str) -> Optional[ConfList]:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return load_conflist(stream.read(), path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ReadError(f"{path}: {error.strerror}") from error
+
+
+class AttachmentAdapter:
+    """Speaks for the wish's namespace and its one attachment to ``network``.
+
+    ``conflist`` is the network as configured now, None when it is not; the cached one goes before it.
+    """
+
+    def __init__(self, wish: Wish, network: str, conflist: Optional[ConfList], runner: Runner) -> None:
+        self.wish = wish
+        self.network = network
+        self.conflist = conflist
+        self.runner = runner
+        self.plugins = Plugins(runner, wish.plugin_dirs)
+        self.cache = ResultCache(wish.cache_dir)
+
+    def read(self) -> State:
+        items: List[Item] = []
+        name = self.wish.namespace
+        if name and is_namespace(self.wish.netns):
+            items.append(Namespace(name, self._marked()))
+        attachment = self._attachment()
+        return state_of([*items, attachment] if attachment else items)
+
+    def _attachment(self) -> Optional[Attachment]:
+        found = self.cache.load(self.network, self.wish.container_id, self.wish.ifname)
+        if found is None:
+            return self._leftover()
+        found = dataclasses.replace(found, netns=found.netns or self.wish.netns)
+        return dataclasses.replace(found, problem=self._problem(found))
+
+    def _problem(self, attachment: Attachment) -> str:
+        if not is_namespace(attachment.netns):
+            return f"network namespace {attachment.netns} is gone"
+        try:
+            self.plugins.check(attachment.conflist, _target(attachment), json.loads(attachment.result))
+        except FairleadError as error:
+            return str(error)
+        return ""
+
+    def _leftover(self) -> Optional[Attachment]:
+        """What an ADD left that was killed before its result was kept: it would make the next ADD fail."""
+        if self.conflist is None:
+            return None
+        wish = self.wish
+        reserved = reservation_of(self.conflist, wish.container_id, wish.ifname)
+        if reserved is None and not self._interface_is_ours():
+            return None
+        what = f"address {reserved} is reserved" if reserved else f"{wish.ifname} is there"
+        config = self.conflist.text
+        problem = f"{what}, but no result of ADD was kept"
+        return Attachment(self.network, wish.container_id, wish.ifname, wish.netns, config, problem=problem)
+
+    def _interface_is_ours(self) -> bool:
+        """Only in a namespace made here, and when no other network's result speaks for the interface."""
+        if not self._marked() or self.cache.speaks_for(self.wish.container_id, self.wish.ifname):
+            return False
+        return self._interface_there()
+
+    def _marked(self) -> bool:
+        return bool(self.wish.namespace) and os.path.exists(os.path.join(MARKS, self.wish.namespace))
+
+    def _interface_there(self) -> bool:
+        if not is_namespace(self.wish.netns):
+            return False
+        status, _output, _error = self.runner(
+            ["nsenter", f"--net={self.wish.netns}", "ip", "link", "show", "dev", self.wish.ifname]
+        )
+        return status == 0
+
+    def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
+        for operation in operations:
+            if isinstance(operation.item, Namespace):
+                self._apply_namespace(operation.action, operation.item)
+            elif isinstance(operation.item, Attachment):
+                self._apply_attachment(operation.action, operation.item, operation.previous)
+            yield operation
+
+    def _apply_namespace(self, action: str, namespace: Namespace) -> None:
+        mark = os.path.join(MARKS, namespace.name)
+        if action == DELETE:
+            self._ip_netns("delete", namespace)
+            _remove(mark)
+            return
+        if os.path.lexists(self.wish.netns):
+            # The empty file of a namespace that died with its mount; adding would fail on it.
+            self._ip_netns("delete", namespace)
+        # The mark first: a namespace made in a run that is killed right after it would never be removed.
+        os.makedirs(MARKS, mode=0o755, exist_ok=True)
+        with open(mark, "w", encoding="utf-8"):
+            pass
+        self._ip_netns("add", namespace)
+
+    def _ip_netns(self, verb: str, namespace: Namespace) -> None:
+        status, _output, error = self.runner(["ip", "netns", verb, namespace.name])
+        if status != 0:
+            raise ApplyError(namespace, error.strip() or f"ip netns {verb} ended with status {status}")
+
+    def _apply_attachment(self, action: str, attachment: Attachment, previous: Optional[Item]) -> None:
+        if action == DELETE:
+            self._detach(attachment)
+        if action == REPLACE and isinstance(previous, Attachment):
+            self._detach(previous)
+        if action in (ADD, REPLACE):
+            self._attach(attachment)
+
+    def _attach(self, attachment: Attachment) -> None:
+        if not is_namespace(attachment.netns):
+            raise PrerequisiteError(f"{attachment.netns}: no network namespace; start what makes it, or give a name")
+        if self._interface_there():
+            # The plugin would refuse too, but the DEL that must follow its refusal takes the other's interface down.
+            raise ApplyError(attachment, f"{attachment.ifname} is there already, made by others; choose another ifname")
+        result = self.plugins.add(attachment.conflist, _target(attachment))
+        self.cache.save(dataclasses.replace(attachment, result=json.dumps(result), problem=""))
+
+    def _detach(self, attachment: Attachment) -> None:
+        result = json.loads(attachment.result) if attachment.result else None
+        try:
+            self.plugins.delete(attachment.conflist, _target(attachment), result)
+        except PluginError as error:
+            raise ApplyError(attachment, str(error)) from error
+        self.cache.forget(attachment)
+
+
+def _target(attachment: Attachment) -> Target:
+    arguments: Mapping[str, object] = json.loads(attachment.capability_args)
+    return Target(attachment.container_id, attachment.netns, attachment.ifname, arguments)
+
+
+def reservation_of(conflist: ConfList, container_id: str, ifname: str) -> Optional[str]:
+    """The address that host-local holds for an interface; its files hold the container id and the interface's name."""
+    for directory in conflist.reservation_directories():
+        for name in _listed(directory):
+            try:
+                with open(os.path.join(directory, name), encoding="utf-8", newline="") as stream:
+                    words = stream.read().split()
+            except (OSError, UnicodeDecodeError):
+                continue
+            if words == [container_id, ifname]:
+                return name
+    return None
+
+
+def is_namespace(path: str) -> bool:
+    """Whether a path leads to a live network namespace, not to the empty file that a dead one leaves."""
+    try:
+        # All namespaces are files of the one nsfs of the kernel.
+        return os.stat(path).st_dev == os.stat("/proc/self/ns/net").st_dev
+    except OSError:
+        return False
+
+
+def _listed(directory: str) -> List[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
