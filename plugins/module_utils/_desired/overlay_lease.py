@@ -15,13 +15,13 @@ from .._engine import Outcome, Plan
 from .._engine import converge as engine_converge
 from .._etcd.gateway import Gateway, UnreachableError
 from .._etcd.leases import LeaseAdapter, LostRaceError
-from .._model.errors import ApplyError, PrerequisiteError, SpecError
+from .._model.errors import ApplyError, FairleadError, PrerequisiteError, SpecError
 from .._model.etcd import parse_access
 from .._model.item import State
-from .._model.lease import LeaseSpec, Node, parse_lease_spec, parse_nodes, parse_prefix
+from .._model.lease import Lease, LeaseSpec, Node, parse_lease_spec, parse_nodes, parse_prefix
 from .._model.parse import Section
-from .._plan.lease import claim, leases_of, owners, plan, plan_release
-from .._plan.operation import outcome_of
+from .._plan.lease import claim, leases_of, owners, plan, plan_keep, plan_release
+from .._plan.operation import Operation, outcome_of
 from .._system.runner import Runner
 
 KIND = "overlay_lease"
@@ -40,6 +40,14 @@ class Ensured:
     outcome: Outcome
     leases: List[Dict[str, Any]]
     warnings: List[str]
+
+
+class LostLeaseError(ApplyError):
+    """This node's lease ran out and its subnet is another node's by now. Trying again is of no use."""
+
+
+class _NotAsLeftError(FairleadError):
+    """The lease is not what this node left it as."""
 
 
 def converge(document: Mapping[str, Any], check: bool, runner: Optional[Runner] = None) -> Outcome:
@@ -70,19 +78,38 @@ def release(document: Mapping[str, Any], check: bool) -> Outcome:
 def renew(document: Mapping[str, Any], check: bool = False) -> Outcome:
     """This node's lease, as remembered in the saved document, is alive. Nobody else's lease is touched.
 
-    Raises ApplyError when the lease is lost and its subnet is another node's by now.
+    Raises LostLeaseError when its subnet is another node's by now.
     """
     own = [entry for entry in document.get("nodes", []) if entry.get("name") == document.get("node")]
     spec = dataclasses.replace(parse_lease_spec({**document, "nodes": own}), update_config=False)
-    adapter = _adapter(Gateway(parse_access(document)), spec)
+    gateway = Gateway(parse_access(document))
+    try:
+        return _keep(_adapter(gateway, spec, spec.own.subnet), spec, check)
+    except (_NotAsLeftError, LostRaceError):
+        return _take_again(_adapter(gateway, spec), spec, check)
+
+
+def _keep(adapter: LeaseAdapter, spec: LeaseSpec, check: bool) -> Outcome:
+    """The usual case, which costs etcd one key: the lease is as it was left, and at most needs more time."""
+
+    def planned(have: State) -> List[Operation]:
+        operations = plan_keep(have, spec)
+        if operations is None:
+            raise _NotAsLeftError
+        return operations
+
+    return engine_converge(adapter, planned, check)
+
+
+def _take_again(adapter: LeaseAdapter, spec: LeaseSpec, check: bool) -> Outcome:
     try:
         return _converge(adapter, lambda have: plan(have, spec), check)
     except SpecError as error:
         if error.path != "nodes[0].subnet":
             raise
-        raise ApplyError(
+        raise LostLeaseError(
             f"lease {spec.own.subnet} of {spec.own.name}",
-            f"{error.problem.split(';')[0]}: this node lost it. Run the overlay playbook on it, which takes a new one",
+            f"{error.problem.split(';')[0]}. Run the overlay playbook on this node, which takes a new subnet",
         ) from error
 
 
@@ -102,8 +129,11 @@ def remembered(document: Mapping[str, Any], ensured: Ensured) -> Dict[str, Any]:
     return {**document, "nodes": nodes}
 
 
-def _adapter(gateway: Gateway, spec: LeaseSpec) -> LeaseAdapter:
-    return LeaseAdapter(gateway, spec.prefix, spec.ttl, lambda lease: bool(claim([lease], [spec.own])[spec.node]))
+def _adapter(gateway: Gateway, spec: LeaseSpec, subnet: Optional[str] = None) -> LeaseAdapter:
+    def owned(lease: Lease) -> bool:
+        return bool(claim([lease], [spec.own])[spec.node])
+
+    return LeaseAdapter(gateway, spec.prefix, spec.ttl, owned, subnet)
 
 
 def _converge(adapter: LeaseAdapter, planned: Plan, check: bool) -> Outcome:

@@ -33,10 +33,16 @@ class LostRaceError(ApplyError):
 
 
 class LeaseAdapter:
-    """``owned`` tells which leases are kept alive from this node: only for these the remaining time is asked."""
+    """``owned`` tells which leases are kept alive from this node: only for these the remaining time is asked.
 
-    def __init__(self, gateway: Gateway, prefix: str, ttl: int, owned: Callable[[Lease], bool]) -> None:
-        self.gateway, self.prefix, self.ttl, self.owned = gateway, prefix, ttl, owned
+    With ``subnet`` the adapter speaks for the one key of that subnet instead of everything below the prefix, which
+    spares etcd listing thousands of leases for each node that looks after its own.
+    """
+
+    def __init__(
+        self, gateway: Gateway, prefix: str, ttl: int, owned: Callable[[Lease], bool], subnet: Optional[str] = None
+    ) -> None:
+        self.gateway, self.prefix, self.ttl, self.owned, self.subnet = gateway, prefix, ttl, owned, subnet
         # Seconds left and seconds granted, by etcd lease, of those that were asked for.
         self.remaining: Dict[int, int] = {}
         self._granted: Dict[int, int] = {}
@@ -69,6 +75,9 @@ class LeaseAdapter:
         return self.remaining.get(attached) if attached else 0
 
     def _range(self) -> Dict[str, str]:
+        if self.subnet is not None:
+            key = f"{self.prefix}/subnets/{self.subnet.replace('/', '-')}"
+            return {"key": encoded(key), "range_end": encoded(f"{key}\0")}
         # Everything below "prefix/": '0' is the character after the slash.
         return {"key": encoded(f"{self.prefix}/"), "range_end": encoded(f"{self.prefix}0")}
 

@@ -41,6 +41,21 @@ def plan_release(have: State, spec: LeaseSpec) -> List[Operation]:
     return difference(state_of(claim(leases_of(have), [spec.own])[spec.node]), {})
 
 
+def plan_keep(have: State, spec: LeaseSpec) -> Optional[List[Operation]]:
+    """Operations that keep the lease of ``spec.node`` alive when its pinned subnet is leased to it as declared.
+
+    None when it is not, which takes the whole plan.
+    """
+    subnet = spec.own.subnet
+    lease = next((lease for lease in leases_of(have) if lease.identity == (subnet, "")), None)
+    if lease is None or not spec.config.holds(lease.subnet):
+        return None
+    want = _wanted(spec.own, lease.subnet, lease, spec)
+    if dataclasses.replace(lease, life=want.life) != want:
+        return None
+    return difference(state_of([lease]), state_of([want]))
+
+
 def leases_of(have: State) -> List[Lease]:
     """All leases by rising subnet."""
     leases = [item for item in have.values() if isinstance(item, Lease)]

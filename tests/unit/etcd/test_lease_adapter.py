@@ -232,7 +232,7 @@ def test_renewal_never_takes_a_subnet_from_somebody_else(etcd: FakeEtcd) -> None
     remembered = saved("n3")
     etcd.advance(90000)
     etcd.put(key(3), FOREIGN)
-    with pytest.raises(ApplyError, match=r"10\.244\.3\.0/24 is leased to 192\.0\.2\.99: this node lost it"):
+    with pytest.raises(overlay_lease.LostLeaseError, match=r"10\.244\.3\.0/24 is leased to 192\.0\.2\.99\. Run"):
         overlay_lease.renew(remembered)
     assert etcd.entries[key(3)].value == FOREIGN
 
