@@ -101,19 +101,18 @@ operations:
   elements: str
 """
 
-import hashlib
 from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._ansible import run
+from ..module_utils._ansible import items_of, run
 from ..module_utils._desired.managed_files import changed_paths, converge
 from ..module_utils._model.files import File
 from ..module_utils._system.runner import module_runner
 
 if TYPE_CHECKING:
     from ..module_utils._engine import Outcome
-    from ..module_utils._model.item import Item, State
+    from ..module_utils._model.item import Item
 
 STATES = ["present", "absent"]
 FILE_SPEC = {
@@ -137,24 +136,13 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
     result: Dict[str, Any] = {
         "changed": outcome.changed,
         "changed_paths": changed_paths(outcome),
-        "before": _summaries(outcome.before),
-        "after": _summaries(outcome.after),
+        "before": items_of(outcome.before),
+        "after": items_of(outcome.after),
         "operations": [str(operation) for operation in outcome.operations],
     }
     if module._diff:
         result["diff"] = _diffs(outcome, module.params["show_content"])
     return result
-
-
-def _summaries(state: State) -> List[Dict[str, Any]]:
-    files = [state[key] for key in sorted(state, key=str)]
-    return [_summary(file) for file in files if isinstance(file, File)]
-
-
-def _summary(file: File) -> Dict[str, Any]:
-    data = file.content.encode("utf-8", "surrogateescape")
-    summary = {key: value for key, value in file.to_dict().items() if key != "content"}
-    return {**summary, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _diffs(outcome: Outcome, show_content: bool) -> List[Dict[str, str]]:
@@ -180,9 +168,7 @@ def _header(path: str, file: Optional[Item]) -> str:
 
 def _content(file: Optional[Item]) -> str:
     """For showing: bytes that are not UTF-8 become replacement characters."""
-    if not isinstance(file, File):
-        return ""
-    return file.content.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return file.data.decode("utf-8", "replace") if isinstance(file, File) else ""
 
 
 def _line(file: Optional[Item]) -> str:

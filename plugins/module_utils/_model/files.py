@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import ClassVar, Hashable, List, Tuple
+from typing import Any, ClassVar, Dict, Hashable, List, Tuple
 
 from .errors import SpecError
 from .item import Item
@@ -28,9 +28,19 @@ class File(Item):
     def identity(self) -> Tuple[Hashable, ...]:
         return (self.path,)
 
+    @property
+    def data(self) -> bytes:
+        """The content as it is on disk; bytes that are not UTF-8 are surrogates in ``content``."""
+        return self.content.encode("utf-8", "surrogateescape")
+
+    def to_dict(self) -> Dict[str, Any]:
+        """``size`` in bytes and ``sha256`` stand for the content, which may be long or secret."""
+        fields = {key: value for key, value in super().to_dict().items() if key != "content"}
+        return {**fields, "size": len(self.data), "sha256": hashlib.sha256(self.data).hexdigest()}
+
     def __str__(self) -> str:
-        digest = hashlib.sha256(self.content.encode()).hexdigest()[:12]
-        return f"file {self.path} {self.mode} {self.owner}:{self.group} {len(self.content)} bytes sha256 {digest}"
+        digest = hashlib.sha256(self.data).hexdigest()[:12]
+        return f"file {self.path} {self.mode} {self.owner}:{self.group} {len(self.data)} bytes sha256 {digest}"
 
 
 def parse_files(data: object, path: str = "files") -> List[File]:

@@ -1,0 +1,52 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""The documents that modules saved on this node, and applying them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import List
+
+from .._desired import store
+from .._engine import Outcome
+from .._model.errors import PrerequisiteError
+from . import runner
+
+# What others rest on comes first; kinds not named here follow by name.
+ORDER = ("kernel_settings", "overlay_network", "masquerade")
+# Leases live in etcd, not on the node: command ``renew`` keeps them.
+NOT_OF_THIS_NODE = ("overlay_lease",)
+
+
+def saved_kinds(directory: str = store.DIRECTORY) -> List[str]:
+    """Kinds that are to be applied at boot and compared with the node, in the order of applying."""
+    names = os.listdir(directory) if os.path.isdir(directory) else []
+    kinds = {name[: -len(".json")] for name in names if name.endswith(".json")}
+    return sorted(kinds - set(NOT_OF_THIS_NODE), key=_position)
+
+
+def _position(kind: str) -> tuple[int, str]:
+    return (ORDER.index(kind) if kind in ORDER else len(ORDER), kind)
+
+
+def converge(kind: str, check: bool, directory: str = store.DIRECTORY) -> Outcome:
+    """Apply the saved document of a kind; with ``check`` only say what that would take. Raises FairleadError."""
+    document = store.load(kind, directory)
+    if document is None:
+        raise PrerequisiteError(f"{kind}: nothing is saved in {store.path_of(kind, directory)}")
+    try:
+        module = importlib.import_module(f"{store.__package__}.{kind}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{store.__package__}.{kind}":
+            raise
+        raise UnknownKindError(
+            f"{store.path_of(kind, directory)}: this version of the runtime knows no such kind; "
+            f"run the playbook again, or remove the file"
+        ) from None
+    outcome: Outcome = module.converge(document, check, runner.run)
+    return outcome
+
+
+class UnknownKindError(PrerequisiteError):
+    """A document that a newer or older version of the collection left."""
