@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Proof of connectivity by packets alone: a responder that says what it saw, and a prober that asks it.
 
-``serve`` answers each TCP connection, and each datagram that asks for it, with the address it came from and its size.
-``run`` reads ``{targets: [{name, address, port}], count, timeout, wait}`` and prints ``{results: [...]}``, see
-``examine``. Nothing here knows what the cluster should look like. Standard library only; both ends are this file.
+Command ``fairlead probe``: ``serve`` answers each TCP connection, and each datagram that asks for it, with the address
+it came from and its size. ``run`` reads ``{targets: [{name, address, port}], count, timeout, wait}`` and prints
+``{results: [...]}``, see ``examine``. Nothing here knows what the cluster should look like. Standard library only; both
+ends are this file.
 """
 
 from __future__ import annotations
@@ -46,17 +47,26 @@ _LARGE_TIMEOUT = 0.5
 _PARALLEL = 16
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="fairlead probe", description="Prove connectivity between nodes and pods.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    arguments(parser)
+    return run(parser.parse_args(words))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(dest="action", required=True)
     serve_parser = commands.add_parser("serve", help="answer probes with the source address and size seen")
     serve_parser.add_argument("--port", type=int, required=True, help="TCP and UDP port")
     serve_parser.add_argument("--seconds", type=float, default=0, help="end after this time (default: never)")
     commands.add_parser("run", help="probe the targets given as JSON on standard input")
-    options = parser.parse_args(arguments)
-    if options.command == "serve":
+
+
+def run(options: argparse.Namespace) -> int:
+    """0 when what was asked for was done, whatever the probes found."""
+    if options.action == "serve":
         return serve(options.port, options.seconds)
-    return run(json.load(sys.stdin))
+    print(json.dumps({"results": probe(json.load(sys.stdin))}))
+    return 0
 
 
 # --- the responder
@@ -144,8 +154,8 @@ def _notify_ready() -> None:
 # --- the prober
 
 
-def run(request: Mapping[str, Any]) -> int:
-    """Probe all targets, print the results. Round trips are measured one after the other, in a quiet process."""
+def probe(request: Mapping[str, Any]) -> List[Dict[str, Any]]:
+    """Results in the order of targets. Round trips are measured one after the other, in a quiet process."""
     targets: List[Mapping[str, Any]] = list(request["targets"])
     timeout, count = float(request.get("timeout", 1)), int(request.get("count", 5))
     end = time.monotonic() + float(request.get("wait", 0))
@@ -161,8 +171,7 @@ def run(request: Mapping[str, Any]) -> int:
     for index, target in enumerate(targets):
         if results[index]["reachable"]:
             results[index]["rtt_ms"] = round_trip(target, timeout, count)
-    print(json.dumps({"results": [results[index] for index in range(len(targets))]}))
-    return 0
+    return [results[index] for index in range(len(targets))]
 
 
 def examine(target: Mapping[str, Any], timeout: float) -> Dict[str, Any]:

@@ -105,7 +105,10 @@ options:
     elements: path
     default: [/usr/lib/cni, /opt/cni/bin]
   state:
-    description: Whether the network shall be configured. Pods that are attached already are not touched.
+    description:
+      - Whether the network shall be configured. Pods that are attached already are not touched.
+      - With V(absent), the bridge and the bookkeeping of C(host-local) go as well, unless something is attached, which
+        is then a warning.
     type: str
     choices: [present, absent]
     default: present
@@ -141,7 +144,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 before:
-  description: The files as found, each with path, content, mode, owner and group.
+  description:
+    - The files as found, each with path, content, mode, owner and group. With O(state=absent) also the bridge and the
+      bookkeeping of addresses as far as nothing is attached.
   returned: success
   type: list
   elements: dict
@@ -164,7 +169,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._ansible import result_of, run
 from ..module_utils._desired import store
-from ..module_utils._desired.cni_network import KIND, converge, merged, plugin_problems, shadows
+from ..module_utils._desired.cni_network import KIND, converge, in_use, merged, plugin_problems, shadows
 from ..module_utils._engine import together
 from ..module_utils._model.cni import CNI_VERSIONS
 from ..module_utils._system.runner import module_runner
@@ -198,6 +203,9 @@ ARGUMENT_SPEC = {
 def body(module: AnsibleModule) -> Dict[str, Any]:
     document = {"networks": [dict(module.params)]}
     runner = module_runner(module)
+    if module.params["state"] == "absent":
+        for line in in_use(document, runner):
+            module.warn(f"{line}; left in place, detach it first to have everything removed")
     outcome = converge(document, module.check_mode, runner)
     if module.check_mode:
         for problem in plugin_problems(document, runner):

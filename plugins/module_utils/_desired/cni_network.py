@@ -7,9 +7,9 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, List, Mapping, Optional
 
-from .._engine import Outcome, together
+from .._engine import Combined, Outcome, together
 from .._engine import converge as engine_converge
-from .._model.cni import LOOPBACK_NAME, ConfList, bridge_plugins, load_conflist, loopback_list
+from .._model.cni import LOOPBACK_NAME, ConfList, Remains, bridge_plugins, load_conflist, loopback_list
 from .._model.cni_options import parse_conflist
 from .._model.errors import PrerequisiteError, SpecError
 from .._model.files import File
@@ -18,7 +18,8 @@ from .._model.parse import Section
 from .._plan.operation import DELETE, Operation, difference
 from .._system.cni import Plugins
 from .._system.cni_attachments import configuration_files
-from .._system.files import FileAdapter
+from .._system.cni_remains import RemainsAdapter
+from .._system.files import FileAdapter, read_file
 from .._system.runner import Runner
 
 KIND = "cni_network"
@@ -38,13 +39,19 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
         problems = [problem for network in networks for problem in network.problems(runner)]
         if problems:
             raise PrerequisiteError("; ".join(problems))
-    return together(*(network.converge(check) for network in networks))
+    return together(*(network.converge(check, runner) for network in networks))
 
 
 def plugin_problems(document: Mapping[str, Any], runner: Runner) -> List[str]:
     """Why the node's plugins cannot carry the networks, one line each."""
     networks = [_Network(section) for section in Section(document).sections("networks")]
     return [problem for network in networks for problem in network.problems(runner)]
+
+
+def in_use(document: Mapping[str, Any], runner: Runner) -> List[str]:
+    """What of the networks to be removed has to stay because something is attached, one line each."""
+    networks = [_Network(section) for section in Section(document).sections("networks")]
+    return [line for network in networks for line in RemainsAdapter(network.written(), runner).in_use()]
 
 
 def shadows(path: str) -> List[str]:
@@ -107,18 +114,31 @@ class _Network:
         found = [problem for conflist in self.lists().values() for problem in plugins.problems(conflist)]
         return sorted(set(found), key=found.index)
 
-    def converge(self, check: bool) -> Outcome:
+    def written(self) -> Optional[ConfList]:
+        """What the file says now; None when there is none that can be read."""
+        file = read_file(self.path)
+        try:
+            return load_conflist(file.content, self.path) if file is not None else None
+        except SpecError:
+            return None
+
+    def converge(self, check: bool, runner: Runner) -> Outcome:
         lists = self.lists()
+        files = FileAdapter(lists)
         if self.present:
             want = state_of(File(path, conflist.text) for path, conflist in lists.items())
-            return engine_converge(FileAdapter(lists), lambda have: difference(have, want), check)
-        return engine_converge(FileAdapter(lists), self._plan_absent, check)
+            return engine_converge(files, lambda have: difference(have, want), check)
+        remains = RemainsAdapter(self.written(), runner)
+        return engine_converge(Combined({Remains.kind: remains, File.kind: files}), self._plan_absent, check)
 
     def _plan_absent(self, have: State) -> List[Operation]:
-        """Ours by its name, and the loopback file only when it says what we write: runtimes bring one as well."""
+        """The files last: they tell an interrupted run's successor what else there is. The one of the network is ours
+        by its name, the loopback file only when it says what we write, as runtimes bring one too.
+        """
+        remains = [item for item in have.values() if isinstance(item, Remains)]
         files = [item for item in have.values() if isinstance(item, File)]
         ours = [file for file in files if file.path == self.path or _is_loopback(file)]
-        return [Operation(DELETE, file) for file in ours]
+        return [Operation(DELETE, item) for item in (*remains, *reversed(ours))]
 
 
 def _plugins_of(section: Section) -> List[Any]:

@@ -7,12 +7,15 @@ Options of single plugins are the business of ``cni_options``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import json
 import re
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, ClassVar, Dict, Hashable, List, Mapping, Tuple
 
 from .errors import SpecError
+from .item import Item
 from .parse import Network, Section, parse_network
 
 # Versions that know configuration lists; plugins say themselves which of them they support.
@@ -55,6 +58,20 @@ class ConfList:
     def knows_check(self) -> bool:
         return self.cni_version not in _BEFORE_CHECK
 
+    def bridges(self) -> List[str]:
+        """Devices that the bridge plugin makes at the first ADD and never removes."""
+        return [str(plugin.get("bridge") or "cni0") for plugin in self.plugins if plugin["type"] == "bridge"]
+
+    def subnets(self) -> List[Network]:
+        """Networks that host-local gives addresses from; what is not a network is left out."""
+        found = []
+        for plugin in self.plugins:
+            ipam = plugin.get("ipam") or {}
+            for entry in [ipam, *itertools.chain.from_iterable(ipam.get("ranges") or [])]:
+                with contextlib.suppress(SpecError):
+                    found.append(parse_network(entry.get("subnet"), "subnet"))
+        return found
+
     def reservation_directories(self) -> List[str]:
         """Where host-local keeps one file for each address in use."""
         found = []
@@ -62,6 +79,22 @@ class ConfList:
             if _ipam_type(plugin) == "host-local":
                 found.append(f"{plugin['ipam'].get('dataDir') or '/var/lib/cni/networks'}/{self.name}")
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Remains(Item):
+    """What plugins leave on the node when nothing is attached any more: a bridge, host-local's bookkeeping."""
+
+    kind: ClassVar[str] = "cni_remains"
+    what: str
+    name: str
+
+    @property
+    def identity(self) -> Tuple[Hashable, ...]:
+        return (self.what, self.name)
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.name}"
 
 
 def _ipam_type(plugin: Mapping[str, Any]) -> str:
