@@ -128,9 +128,7 @@ def test_lost_answer_is_recognised_as_done(etcd: FakeEtcd) -> None:
     assert etcd.calls.count("lease/revoke") == 0
 
 
-def test_store_that_never_rests_is_an_error_and_leaves_nothing(
-    etcd: FakeEtcd, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_that_never_rests_is_an_error_and_leaves_nothing(etcd: FakeEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = iter(range(10000))
 
     def disturb() -> None:

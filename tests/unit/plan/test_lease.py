@@ -111,9 +111,7 @@ def test_node_that_moved_to_another_address_keeps_its_subnet() -> None:
 
 
 def test_two_nodes_that_swap_addresses_keep_their_subnets() -> None:
-    swapped = having(
-        lease(1, "cp1", address=NODES["cp2"]), lease(2, "cp2", address=NODES["cp1"]), lease(3, "w1")
-    )
+    swapped = having(lease(1, "cp1", address=NODES["cp2"]), lease(2, "cp2", address=NODES["cp1"]), lease(3, "w1"))
     assert subnets(swapped, spec()) == {"cp1": "10.244.1.0/24", "cp2": "10.244.2.0/24", "w1": "10.244.3.0/24"}
 
 

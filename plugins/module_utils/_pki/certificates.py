@@ -1,0 +1,150 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""The node's side: keys made here and never sent anywhere, requests for what is due, certificates put in place."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from .._engine import Outcome
+from .._engine import converge as engine_converge
+from .._model.errors import FairleadError, SpecError
+from .._model.item import Item, State, state_of
+from .._model.parse import Section
+from .._model.pki import DIRECTORY, Certificate, PrivateKey, WantedCertificate, parse_signed, parse_wanted
+from .._plan.operation import Operation, difference, outcome_of
+from .._plan.pki import UNREADABLE, due
+from . import x509
+from .files import PemFiles
+
+DEFAULT_WINDOW_DAYS = 30
+
+
+class CertificateError(FairleadError):
+    """A signed certificate is not what was asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Certified:
+    """``requests``: ``[{name, csr, reason, known_authority}]`` for what still has to be signed."""
+
+    outcome: Outcome
+    requests: List[Dict[str, Any]]
+    warnings: List[str]
+
+
+def converge(document: Mapping[str, Any], check: bool, now: Optional[datetime.datetime] = None) -> Certified:
+    """Document: the parameters of module ``pki_certificate``. Raises SpecError, CertificateError."""
+    section = Section(document)
+    wanted = parse_wanted(document.get("certificates"), section.text("directory", DIRECTORY))
+    signed = parse_signed(document.get("signed") or [])
+    days = section.integer("renew_before_days", 1, 3650, DEFAULT_WINDOW_DAYS)
+    unknown = sorted(set(signed) - {entry.name for entry in wanted})
+    if unknown:
+        raise SpecError("signed", f"{unknown[0]} is not among the names in certificates")
+    if check and not x509.AVAILABLE and not any(map(os.path.exists, _paths(wanted))):
+        return _predicted(wanted)
+    x509.require()
+    moment = now or datetime.datetime.now(datetime.timezone.utc)
+    return _Run(wanted, signed, check, moment, datetime.timedelta(days=days)).certified()
+
+
+def _paths(wanted: Sequence[WantedCertificate]) -> List[str]:
+    return [path for entry in wanted for path in (entry.key_path, entry.certificate_path)]
+
+
+def _predicted(wanted: Sequence[WantedCertificate]) -> Certified:
+    """For check mode on a node that has nothing yet, not even the package to make keys with."""
+    items: List[Item] = [PrivateKey(entry.key_path, "", owner=entry.owner, group=entry.group) for entry in wanted]
+    items += [Certificate(entry.certificate_path, "", subject=entry.subject) for entry in wanted]
+    operations = difference({}, state_of(items))
+    warning = "predicted without the Python package cryptography, which is not on this node yet"
+    return Certified(Outcome({}, outcome_of({}, operations), operations), [], [warning])
+
+
+class _Run:
+    """One run over a list of certificates."""
+
+    def __init__(
+        self,
+        wanted: Sequence[WantedCertificate],
+        signed: Mapping[str, Tuple[str, str]],
+        check: bool,
+        now: datetime.datetime,
+        window: datetime.timedelta,
+    ) -> None:
+        self.wanted, self.signed, self.check, self.now, self.window = wanted, signed, check, now, window
+        self.files = PemFiles(
+            [entry.key_path for entry in wanted],
+            [path for entry in wanted for path in (entry.certificate_path, entry.authority_path)],
+        )
+        self.new_keys: Dict[str, str] = {}
+
+    def certified(self) -> Certified:
+        outcome = engine_converge(self.files, self.plan, self.check)
+        requests = [self._request(entry, outcome.after) for entry in self.wanted if entry.name not in self.signed]
+        return Certified(outcome, [request for request in requests if request is not None], [])
+
+    def plan(self, have: State) -> List[Operation]:
+        items: List[Item] = []
+        # Signed ones last: they bring the authority's certificate, which others may share.
+        for entry in sorted(self.wanted, key=lambda entry: entry.name in self.signed):
+            key = self._key(entry, have)
+            items += [key, *self._certificates(entry, key, have)]
+        return difference(have, {**have, **state_of(items)})
+
+    def _key(self, entry: WantedCertificate, have: State) -> PrivateKey:
+        present = have.get((PrivateKey.kind, entry.key_path))
+        if isinstance(present, PrivateKey) and present.public != UNREADABLE:
+            content = self.files.content(present)
+        else:
+            content = self.new_keys.setdefault(entry.key_path, x509.new_key())
+        return self.files.key(entry.key_path, content, entry.owner, entry.group)
+
+    def _certificates(self, entry: WantedCertificate, key: PrivateKey, have: State) -> List[Item]:
+        if entry.name in self.signed:
+            return self._signed(entry, key)
+        paths = (entry.certificate_path, entry.authority_path)
+        present = [(path, have.get((Certificate.kind, path))) for path in paths]
+        # What is there keeps its content but gets its rights back.
+        return [self.files.certificate(path, self.files.content(item)) for path, item in present if item is not None]
+
+    def _signed(self, entry: WantedCertificate, key: PrivateKey) -> List[Item]:
+        """The files of a signed certificate. Refuses one that the next run would ask to have signed again."""
+        certificate, authority = (
+            self.files.certificate(path, content)
+            for path, content in zip((entry.certificate_path, entry.authority_path), self.signed[entry.name])
+        )
+        if self.check and entry.key_path in self.new_keys:
+            # A key that is only imagined was another one when the request was made.
+            key = dataclasses.replace(key, public=certificate.public)
+        trusted = _is_trusted(self.files.content(certificate), self.files.content(authority))
+        reason = due(entry, state_of([key, certificate, authority]), trusted, self.now, self.window)
+        if reason is not None:
+            raise CertificateError(f"signed certificate {entry.name}: {reason}; it was not installed")
+        return [certificate, authority]
+
+    def _request(self, entry: WantedCertificate, after: State) -> Optional[Dict[str, Any]]:
+        certificate = after.get((Certificate.kind, entry.certificate_path))
+        authority = after.get((Certificate.kind, entry.authority_path))
+        trusted = _is_trusted(self.files.content(certificate), self.files.content(authority))
+        reason = due(entry, after, trusted, self.now, self.window)
+        if reason is None:
+            return None
+        key = after[(PrivateKey.kind, entry.key_path)]
+        return {
+            "name": entry.name,
+            "csr": x509.new_request(self.files.content(key), entry.subject),
+            "reason": reason,
+            "known_authority": authority.fingerprint if isinstance(authority, Certificate) else None,
+        }
+
+
+def _is_trusted(certificate: str, authority: str) -> bool:
+    try:
+        return bool(certificate and authority) and x509.is_signed_by(certificate, authority)
+    except x509.PemError:
+        return False

@@ -1,0 +1,91 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Key and certificate files. Items say what is in them; the content itself never leaves this adapter in a result."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Dict, Iterable, Iterator, Optional, Sequence
+
+from .._model.errors import ApplyError
+from .._model.files import File
+from .._model.item import Item, State, state_of
+from .._model.pki import Certificate, PrivateKey, Subject
+from .._plan.operation import DELETE, Operation
+from .._plan.pki import UNREADABLE
+from .._system.files import read_file, remove_file, write_file
+from . import x509
+
+
+class PemFiles:
+    """Speaks for exactly the given paths. What is to be written is handed in before, by ``key`` and ``certificate``."""
+
+    def __init__(self, key_paths: Iterable[str], certificate_paths: Iterable[str], private_directory: str = "") -> None:
+        self.key_paths = sorted(set(key_paths))
+        self.certificate_paths = sorted(set(certificate_paths))
+        self.private_directory = private_directory
+        self._contents: Dict[Item, str] = {}
+
+    def key(self, path: str, content: str, owner: str = "root", group: str = "root") -> PrivateKey:
+        """A key file as it shall be."""
+        item = _key_item(File(path, content, "0600", owner, group))
+        self._contents[item] = content
+        return item
+
+    def certificate(self, path: str, content: str) -> Certificate:
+        """A certificate file as it shall be."""
+        item = _certificate_item(File(path, content))
+        self._contents[item] = content
+        return item
+
+    def content(self, item: Optional[Item]) -> str:
+        """PEM text of a file that was read or handed in; empty for none."""
+        return self._contents.get(item, "") if item is not None else ""
+
+    def read(self) -> State:
+        keys = [_key_item(file) for file in self._files(self.key_paths)]
+        certificates = [_certificate_item(file) for file in self._files(self.certificate_paths)]
+        return state_of([*keys, *certificates])
+
+    def _files(self, paths: Iterable[str]) -> Iterator[File]:
+        for path in paths:
+            file = read_file(path)
+            if file is not None:
+                decode = _key_item if path in self.key_paths else _certificate_item
+                self._contents[decode(file)] = file.content
+                yield file
+
+    def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
+        for operation in operations:
+            item = operation.item
+            assert isinstance(item, (PrivateKey, Certificate))
+            try:
+                if self.private_directory:
+                    os.makedirs(self.private_directory, mode=0o700, exist_ok=True)
+                if operation.action == DELETE:
+                    remove_file(item.path)
+                else:
+                    write_file(File(item.path, self._contents[item], item.mode, item.owner, item.group))
+            except (OSError, KeyError) as error:
+                raise ApplyError(item, str(error)) from error
+            yield operation
+
+
+def _key_item(file: File) -> PrivateKey:
+    try:
+        public = x509.public_of_key(file.content)
+    except (x509.PemError, UnicodeError):
+        public = UNREADABLE
+    return PrivateKey(file.path, public, file.mode, file.owner, file.group)
+
+
+def _certificate_item(file: File) -> Certificate:
+    try:
+        subject: Optional[Subject] = x509.subject_of(file.content)
+        fingerprint, public = x509.fingerprint_of(file.content), x509.public_of(file.content)
+        not_after = x509.validity_of(file.content)[1].isoformat()
+    except x509.PemError:
+        fingerprint = hashlib.sha256(file.content.encode("utf-8", "surrogateescape")).hexdigest()
+        subject, public, not_after = None, "", ""
+    return Certificate(file.path, fingerprint, public, subject, not_after, file.mode, file.owner, file.group)
