@@ -23,7 +23,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._pki import autho
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: the files belong to root")
 
-NOW = datetime.datetime(2026, 11, 21, 12, 0, tzinfo=datetime.timezone.utc)
+NOW = datetime.datetime(2026, 11, 21, 12, 0, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)
 SERVER = {
     "name": "etcd-server",
@@ -253,6 +253,7 @@ def test_access_rights_are_put_right_without_a_signature(certified: Node) -> Non
 def test_what_is_signed_is_what_is_declared_not_what_the_csr_says(node: Node) -> None:
     requests = node.request()
     key = ec.generate_private_key(ec.SECP256R1())
+    root_name = cryptography_x509.Name([cryptography_x509.NameAttribute(cryptography_x509.OID_COMMON_NAME, "root")])
     forged = (
         cryptography_x509.CertificateSigningRequestBuilder()
         .subject_name(
