@@ -38,7 +38,7 @@ def up(options: argparse.Namespace) -> None:
     lab = lifecycle.up(wanted, options.inventory, options.kind, options.nodes)
     print(f"lab {lab.name}: up ({lab.kind}) in {time.monotonic() - started:.1f} s", flush=True)
     if options.inventory != DEFAULT_INVENTORY or wanted.name != "lab":
-        print(f"for Ansible: export ANSIBLE_SSH_COMMON_ARGS='-F {ssh.config_path(lab)}' ANSIBLE_REMOTE_USER=root")
+        print(f"for Ansible: export ANSIBLE_SSH_ARGS='-F {ssh.config_path(lab)}' ANSIBLE_REMOTE_USER=root")
 
 
 def down(options: argparse.Namespace) -> None:

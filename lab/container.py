@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import subprocess
 from pathlib import Path
 
-from lab import network
-from lab.errors import run
+from lab import network, processes, spawn
+from lab.errors import LabError, run
+from lab.processes import Process
 from lab.state import Lab
 
-#: systemd-nspawn --keep-unit ends with this code when the node asked for a reboot (EXIT_FORCE_RESTART).
-REBOOT_CODE = 133
+#: systemd(1), "Signals": start reboot.target.
+_REBOOT_SIGNAL = signal.SIGRTMIN + 5
 _NSPAWN_RUN = Path("/run/systemd/nspawn")
 _CLONE_NEWNS = 0x00020000
 _MS_REC_SLAVE = 0x4000 | 0x80000
@@ -48,21 +51,24 @@ def plug(lab: Lab, node: str) -> None:
     network.add_veth(lab, node, binding)
 
 
-def command(lab: Lab, node: str) -> list[str]:
-    """What boots the node."""
+def boot(lab: Lab, node: str) -> subprocess.Popen[bytes]:
     home = lab.node_dir(node)
-    return [
+    command = [
         "systemd-nspawn", "--quiet", "--boot", f"--directory={home}/root",
         f"--machine={lab.netns}-{node}", f"--hostname={node}",
         "--register=no", "--keep-unit", f"--network-namespace-path={home}/netns",
         "--capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_SYS_ADMIN",
         "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only",
     ]  # fmt: skip
-
-
-def environment() -> dict[str, str]:
     # Otherwise /proc/sys/net is read-only inside, and no sysctl of the node's namespace can be set.
-    return {"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"}
+    return spawn.held(command, environment={"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"})
+
+
+def reboot(node: str, nspawn: Process) -> None:
+    """Ask the node's systemd for a reboot."""
+    leaders = processes.children(nspawn.pid)
+    if not leaders or not processes.send(leaders[0], _REBOOT_SIGNAL):
+        raise LabError(f"node {node} is just starting or stopping; try again")
 
 
 def _mount(source: str, target: Path, kind: str | None, flags: int, options: str) -> None:

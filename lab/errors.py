@@ -21,7 +21,6 @@ PACKAGE_OF = {
     "apt-ftparchive": "apt-utils",
     "systemd-nspawn": "systemd-container",
     "linux.uml": "user-mode-linux",
-    "uml_mconsole": "uml-utilities",
     "mke2fs": "e2fsprogs",
     "nft": "nftables",
 }

@@ -68,6 +68,24 @@ END
 chmod 755 "$root/usr/local/sbin/lab-init"
 """
 
+#: A User-mode Linux kernel has hundreds of terminals, and asking udev about each takes seconds of every boot.
+_UML_UDEV = """[Service]
+ExecStart=
+ExecStart=udevadm trigger --type=subsystems --action=add
+ExecStart=udevadm trigger --type=devices --action=add --subsystem-match=net --subsystem-match=block
+"""
+#: Two lower layers and no upper one: the tree with the additions for User-mode Linux, without copying it.
+_DISK = r"""
+set -eu
+tree=$1 modules=$2 image=$3 size=$4 udev=$5
+cd "$6"
+mkdir -p all layer/usr/lib/modules layer/etc/systemd/system/systemd-udev-trigger.service.d
+cp -a "$modules/." layer/usr/lib/modules/
+printf %s "$udev" > layer/etc/systemd/system/systemd-udev-trigger.service.d/lab.conf
+mount -t overlay overlay -o "lowerdir=layer:$tree" all
+mke2fs -q -t ext4 -F -L root -E lazy_itable_init=0,lazy_journal_init=0 -d all "$image" "$size"
+"""
+
 
 def root_tree() -> Path:
     """The cached root tree, built first when there is none."""
@@ -79,10 +97,14 @@ def root_key() -> str:
 
 
 def disk() -> Path:
-    """The cached ext4 image of the root tree with the modules of User-mode Linux."""
+    """The cached ext4 image of the root tree with the modules of User-mode Linux.
+
+    The tree's /lib is a link to usr/lib, as in every Debian since 10.
+    """
     need("linux.uml", "mke2fs", "unshare")
     tree = root_tree()
-    name = f"disk-{cache.key('disk', tree.name, DISK_SIZE, *uml_versions())}.ext4"
+    recipe = (tree.name, DISK_SIZE, _DISK, _UML_UDEV, *uml_versions())
+    name = f"disk-{cache.key('disk', *recipe)}.ext4"
     return cache.built(name, lambda target: _build_disk(tree, target))
 
 
@@ -113,18 +135,8 @@ def _build_disk(tree: Path, target: Path) -> None:
         raise LabError(f"{UML_MODULES} has no kernel modules; reinstall the package user-mode-linux")
     print("building the disk of the User-mode Linux nodes (once, some seconds) ...", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        # Two lower layers and no upper one: tree and modules seen as one, without copying either.
-        script = """
-            set -eu
-            mkdir -p "$4/layer/lib" "$4/layer/usr/lib" "$4/all"
-            base=layer/lib; [ -L "$1/lib" ] && base=layer/usr/lib && rmdir "$4/layer/lib"
-            mkdir -p "$4/$base/modules"
-            cp -a "$2"/. "$4/$base/modules/"
-            mount -t overlay overlay -o "lowerdir=$4/layer:$1" "$4/all"
-            mke2fs -q -t ext4 -F -L root -E lazy_itable_init=0,lazy_journal_init=0 -d "$4/all" "$3" "$5"
-        """
-        command = ["unshare", "--mount", "sh", "-c", script, "sh"]
-        run([*command, str(tree), str(UML_MODULES), str(target), scratch, DISK_SIZE])
+        command = ["unshare", "--mount", "sh", "-c", _DISK, "sh"]
+        run([*command, str(tree), str(UML_MODULES), str(target), DISK_SIZE, _UML_UDEV, scratch])
     _settle(target)
 
 

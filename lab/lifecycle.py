@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lab import cgroup, features, image, inventory, mirror, network, power, processes, ssh, state
+from lab import cgroup, features, image, inventory, mirror, network, power, processes, spawn, ssh, state
 from lab.errors import LabError, need
-from lab.processes import MARK, Process
+from lab.processes import Process
 from lab.state import Lab
 
 #: Four User-mode Linux nodes need half a minute on two cores; a busy machine several times that.
@@ -128,13 +127,11 @@ def _serve(lab: Lab) -> None:
     known = state.read_json(record)
     if known and Process(**known).alive:
         return
-    with (lab.dir / "http.log").open("ab") as log:
-        child = subprocess.Popen(
-            ["nsenter", f"--net={network.namespace(lab.netns)}", sys.executable, "-m", "http.server",
-             "80", "--bind", lab.gateway, "--directory", str(served), "--protocol", "HTTP/1.1"],
-            env={**os.environ, MARK: str(lab.dir)}, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
+    child = spawn.detached(
+        [sys.executable, "-m", "http.server", "80", "--bind", lab.gateway, "--directory", str(served),
+         "--protocol", "HTTP/1.1"],
+        lab_dir=lab.dir, log=lab.dir / "http.log", namespace=network.namespace(lab.netns),
+    )  # fmt: skip
     found = processes.process(child.pid)
     if found:
         state.write_json(record, {"pid": found.pid, "start": found.start})
@@ -186,7 +183,7 @@ def _wait_one(lab: Lab, node: str, deadline: float) -> bool:
 def reboot(lab: Lab, nodes: list[str]) -> None:
     """Reboot nodes all at once, and wait until each has booted anew and answers."""
     started = time.monotonic()
-    before = {node: power.boots(lab, node) for node in nodes}
+    before = {node: power.power(lab, node).boots for node in nodes}
     for node in nodes:
         power.reboot(lab, node)
     for node, old in before.items():

@@ -7,20 +7,18 @@ Nothing is ever created in the host's own namespace.
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import os
 import socket
 import subprocess
 import threading
 from pathlib import Path
 
+from lab import spawn
 from lab.errors import LabError, run
 from lab.state import Lab
 
 BRIDGE = "lan0"
 NAMESPACES = Path("/run/netns")
-_CLONE_NEWNET = 0x40000000
 _IFNAMSIZ = 15
 
 
@@ -116,12 +114,7 @@ def connect(netns: str, address: str, number: int, timeout: float) -> socket.soc
     def enter() -> None:
         # setns moves the calling thread only, and a socket stays in the namespace it was made in.
         try:
-            handle = os.open(namespace(netns), os.O_RDONLY)
-            try:
-                if _libc.setns(handle, _CLONE_NEWNET) != 0:
-                    raise OSError(ctypes.get_errno(), f"cannot enter namespace {netns}")
-            finally:
-                os.close(handle)
+            spawn.enter_network(namespace(netns))
             made.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
         except OSError as error:
             made.append(error)
@@ -153,6 +146,3 @@ def delete_namespace(netns: str) -> None:
 
 def _succeeds(*command: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-_libc = ctypes.CDLL(None, use_errno=True)

@@ -4,21 +4,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lab import cgroup, processes, seed, ssh, state
-from lab.errors import LabError, run
-from lab.processes import MARK, Process
+from lab import cgroup, container, network, processes, seed, spawn, ssh, state, uml
+from lab.errors import LabError
+from lab.processes import Process
 from lab.state import Lab
-
-#: systemd reboots when its first process gets SIGRTMIN+5 (systemd(1), "Signals").
-_REBOOT_SIGNAL = signal.SIGRTMIN + 5
 
 
 @dataclass(frozen=True)
@@ -34,15 +28,8 @@ class Power:
 def start(lab: Lab, node: str) -> None:
     """Start the supervisor of a node that is off."""
     home = lab.node_dir(node)
-    log = os.open(home / "console.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        subprocess.Popen(
-            [sys.executable, "-m", "lab.supervise", lab.name, node],
-            cwd=state.REPO, env={**os.environ, MARK: str(lab.dir)}, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-    finally:
-        os.close(log)
+    command = [sys.executable, "-m", "lab.supervise", lab.name, node]
+    spawn.detached(command, lab_dir=lab.dir, log=home / "console.log", cwd=state.REPO)
 
 
 def make(lab: Lab, node: str, authorized: str) -> str:
@@ -74,6 +61,8 @@ def kill(lab: Lab, nodes: Iterable[str]) -> None:
         left += processes.kill(_processes(lab, node))
         if not left:
             cgroup.remove(lab.netns, node)
+            network.remove_port(lab, node)
+        ssh.disconnect(lab, node)
     if left:
         raise LabError(f"processes {[one.pid for one in left]} do not end; look at them with ps")
 
@@ -83,27 +72,17 @@ def reboot(lab: Lab, node: str) -> None:
     boot = recorded(lab, node, "boot.json")
     if boot is None or not boot.alive:
         raise LabError(f"node {node} is off; switch it on with: python -m lab up {node}")
+    ssh.disconnect(lab, node)
     if lab.kind == "uml":
-        run(["uml_mconsole", str(lab.node_dir(node) / "uml" / node / "mconsole"), "cad"])
-        return
-    leaders = processes.children(boot.pid)
-    if not leaders:
-        raise LabError(f"node {node} is just starting or stopping; try again")
-    processes.send(leaders[0], _REBOOT_SIGNAL)
-
-
-def boots(lab: Lab, node: str) -> int:
-    """How many boots this node began since it was last switched on."""
-    if lab.kind == "uml":
-        # Its kernel restarts inside its own process; only the console tells.
-        return (lab.node_dir(node) / "console.log").read_bytes().count(b"Linux version ")
-    return power(lab, node).boots
+        uml.reboot(lab, node)
+    else:
+        container.reboot(node, boot)
 
 
 def wait_rebooted(lab: Lab, node: str, before: int, deadline: float) -> bool:
     """Wait for a boot after boot number ``before``."""
     while time.monotonic() < deadline:
-        if boots(lab, node) > before:
+        if power(lab, node).boots > before:
             return True
         time.sleep(0.05)
     return False

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from pathlib import Path
 
 import paramiko
@@ -74,10 +75,19 @@ Host *
     ConnectTimeout 10
     ProxyCommand nsenter --net={network.namespace(lab.netns)} nc %h %p
     ControlMaster auto
-    ControlPath {run_dir(lab.name)}/%n
+    ControlPath {run_dir(lab.name)}/%h
     ControlPersist 60
+    ServerAliveInterval 5
+    ServerAliveCountMax 6
     LogLevel ERROR
 """
+
+
+def disconnect(lab: Lab, node: str) -> None:
+    """End the shared connection to a node: one that outlives its node fails the next command."""
+    if (run_dir(lab.name) / lab.nodes[node]).exists():
+        command = ["ssh", "-F", str(config_path(lab)), "-O", "exit", node]
+        subprocess.run(command, capture_output=True, check=False)
 
 
 def answers(lab: Lab, node: str) -> bool:

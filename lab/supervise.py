@@ -1,23 +1,20 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m lab.supervise LAB NODE``: the one process that boots a node and boots it again when it asks for it.
+"""``python -m lab.supervise LAB NODE``: the one process that boots a node, and boots it again when the node asks.
 
-It records itself and each boot in the node's directory and ends when the node is switched off.
+It records itself and each boot in the node's directory, and ends when the node is switched off.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import subprocess
 import sys
 import time
 
 from lab import cgroup, container, processes, state, uml
 
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+#: How a boot ends that asks for another one: EXIT_FORCE_RESTART of systemd-nspawn --keep-unit.
+REBOOT_CODE = 133
 
 
 def main(name: str, node: str) -> int:
@@ -32,28 +29,19 @@ def main(name: str, node: str) -> int:
     cgroup.join(lab.netns, node)
     kind = container if lab.kind == "container" else uml
     kind.prepare(lab, node)
-    boots = 0
-    while True:
+    code, boots = REBOOT_CODE, 0
+    while code == REBOOT_CODE:
         boots += 1
         kind.plug(lab, node)
-        code = _boot(lab, node, kind.command(lab, node), kind.environment(), boots)
+        child = kind.boot(lab, node)
+        found = processes.process(child.pid)
+        if found:
+            record = {"pid": found.pid, "start": found.start, "boots": boots, "since": time.time()}
+            state.write_json(home / "boot.json", record)
+        code = child.wait()
         print(f"boot {boots} ended with {code}", flush=True)
-        if code != kind.REBOOT_CODE:
-            return code
-
-
-def _boot(lab: state.Lab, node: str, command: list[str], extra: dict[str, str], boots: int) -> int:
-    environment = {**os.environ, **extra}
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=environment, preexec_fn=_die_with_parent)
-    found = processes.process(child.pid)
-    if found:
-        record = {"pid": found.pid, "start": found.start, "boots": boots, "since": time.time()}
-        state.write_json(lab.node_dir(node) / "boot.json", record)
-    return child.wait()
-
-
-def _die_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        processes.kill(one for one in cgroup.members(lab.netns, node) if one != me)
+    return code
 
 
 if __name__ == "__main__":
