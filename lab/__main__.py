@@ -58,23 +58,27 @@ def build(options: argparse.Namespace) -> None:
 
 def status(options: argparse.Namespace) -> None:
     lab = _lab(options)
-    ports = network.ports(lab)
-    rows = []
-    for node, address in lab.nodes.items():
-        now = power.power(lab, node)
-        port_up = ports.get(network.port(node), False)
-        condition = "off" if not now.on else "on" if port_up else "cut"
-        uptime = int(time.time() - now.since) if now.on else 0
-        rows.append({
-            "node": node, "kind": lab.kind, "state": condition, "address": address,
-            "uptime": uptime, "boots": now.boots, "pid": now.pid,
-        })  # fmt: skip
+    rows = [_row(lab, node) for node in lab.nodes]
     if options.json:
         print(json.dumps({"name": lab.name, "nodes": rows}, indent=1))
         return
     print(f"{'NODE':<12} {'KIND':<10} {'STATE':<6} {'ADDRESS':<16} {'UPTIME':>7} {'PID':>8}")
     for row in rows:
         print("{node:<12} {kind:<10} {state:<6} {address:<16} {uptime:>6}s {pid:>8}".format(**row))
+
+
+def _row(lab: Lab, node: str) -> dict[str, str | int]:
+    now = power.power(lab, node)
+    condition = "off" if not now.on else "cut" if network.is_cut(lab, node) else "on"
+    return {
+        "node": node,
+        "kind": lab.kind,
+        "state": condition,
+        "address": lab.nodes[node],
+        "uptime": int(time.time() - now.since) if now.on else 0,
+        "boots": now.boots,
+        "pid": now.pid,
+    }
 
 
 def shell(options: argparse.Namespace) -> None:
@@ -99,23 +103,15 @@ def kill(options: argparse.Namespace) -> None:
 
 
 def cut(options: argparse.Namespace) -> None:
-    _set_ports(options, up=False)
+    lab = _lab(options)
+    for node in _nodes(lab, options.nodes):
+        network.cut(lab, node)
 
 
 def heal(options: argparse.Namespace) -> None:
-    _set_ports(options, up=True)
-
-
-def _set_ports(options: argparse.Namespace, up: bool) -> None:
     lab = _lab(options)
-    nodes = _nodes(lab, options.nodes or ([*lab.nodes] if up else []))
-    present = network.ports(lab)
-    off = [node for node in nodes if network.port(node) not in present]
-    if off and options.nodes:
-        raise LabError(f"{', '.join(off)}: switched off, so there is no port to {'heal' if up else 'cut'}")
-    for node in nodes:
-        if node not in off:
-            network.set_port(lab, node, up)
+    for node in _nodes(lab, options.nodes) or lab.nodes:
+        network.heal(lab, node)
 
 
 def _wanted(options: argparse.Namespace) -> inventory.Wanted:
@@ -151,17 +147,16 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("-i", "--inventory", default=DEFAULT_INVENTORY, help="inventory directory")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    def verb(function: object, name: str, text: str) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=text, description=text, parents=[shared])
+    def verb(function: object, name: str, text: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text, parents=[shared, *parents])
         made.set_defaults(verb=function)
         return made
 
-    kinds = {"choices": features.KINDS, "help": "force the kind of node"}
-    one = verb(up, "up", "make the lab and switch on all nodes, or the named ones")
-    one.add_argument("--kind", **kinds)
+    kind = argparse.ArgumentParser(add_help=False)
+    kind.add_argument("--kind", choices=features.KINDS, help="force the kind of node")
+    one = verb(up, "up", "make the lab and switch on all nodes, or the named ones", kind)
     one.add_argument("nodes", nargs="*", metavar="NODE")
-    one = verb(build, "build", "build the node image and the package mirror only")
-    one.add_argument("--kind", **kinds)
+    verb(build, "build", "build the node image and the package mirror only", kind)
     verb(down, "down", "remove the lab with everything it made")
     one = verb(status, "status", "show the nodes")
     one.add_argument("--json", action="store_true")

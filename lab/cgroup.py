@@ -25,6 +25,11 @@ def hierarchies() -> list[Path]:
     return found
 
 
+def groups(lab_netns: str) -> list[Path]:
+    """Where a lab's groups are, if it has any."""
+    return [top / lab_netns for top in hierarchies()]
+
+
 def join(lab_netns: str, node: str) -> None:
     """Put the calling process into the node's group, made if absent."""
     if not hierarchies():

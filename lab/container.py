@@ -60,6 +60,9 @@ def boot(lab: Lab, node: str) -> subprocess.Popen[bytes]:
         "--capability=CAP_NET_ADMIN,CAP_NET_RAW,CAP_SYS_ADMIN",
         "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=read-only",
     ]  # fmt: skip
+    if Path("/lib/modules").is_dir():
+        # With the host's list, modprobe inside succeeds for what the host has loaded.
+        command.append("--bind-ro=/lib/modules")
     # Otherwise /proc/sys/net is read-only inside, and no sysctl of the node's namespace can be set.
     return spawn.held(command, environment={"SYSTEMD_NSPAWN_API_VFS_WRITABLE": "network"})
 

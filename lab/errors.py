@@ -40,9 +40,7 @@ def need(*commands: str) -> None:
         )
 
 
-def run(
-    command: Sequence[str], *, stdin: str | None = None, env: Mapping[str, str] | None = None
-) -> str:
+def run(command: Sequence[str], *, stdin: str | None = None, env: Mapping[str, str] | None = None) -> str:
     """Run a command and return what it wrote to stdout; LabError with its stderr when it fails."""
     done = subprocess.run(command, input=stdin, env=env, text=True, capture_output=True, check=False)
     if done.returncode != 0:

@@ -82,9 +82,7 @@ def missing(kind: str, names: Iterable[str]) -> list[str]:
 def configured(feature: str, config: str) -> bool:
     """Whether a kernel configuration (the text of a .config file) has a feature built in or as module."""
     on = {line.partition("=")[0] for line in config.splitlines() if line.endswith(("=y", "=m"))}
-    return all(
-        any(f"CONFIG_{symbol}" in on for symbol in group.split("|")) for group in SYMBOLS[feature]
-    )
+    return all(any(f"CONFIG_{symbol}" in on for symbol in group.split("|")) for group in SYMBOLS[feature])
 
 
 def _host_has(feature: str) -> bool:

@@ -15,8 +15,17 @@ from lab import cache, sources
 from lab.errors import LabError, need, run
 
 PACKAGES = (
-    "systemd-sysv", "dbus", "udev", "openssh-server", "python3", "iproute2", "kmod", "procps",
-    "ca-certificates", "iputils-ping", "python3-apt",
+    "systemd-sysv",
+    "dbus",
+    "udev",
+    "openssh-server",
+    "python3",
+    "iproute2",
+    "kmod",
+    "procps",
+    "ca-certificates",
+    "iputils-ping",
+    "python3-apt",
 )
 UML_MODULES = Path("/usr/lib/uml/modules")
 #: Sparse; only what a node writes takes room, in its copy-on-write file.

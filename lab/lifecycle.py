@@ -1,23 +1,23 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""A whole lab: up, down, status."""
+"""A whole lab: up, reboot, down."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
-from lab import cgroup, features, image, inventory, mirror, network, power, processes, spawn, ssh, state
+from lab import cgroup, features, image, inventory, mirror, network, power, processes, serve, ssh, state, waiting
 from lab.errors import LabError, need
 from lab.processes import Process
 from lab.state import Lab
 
-#: Four User-mode Linux nodes need half a minute on two cores; a busy machine several times that.
-WAIT_SECONDS = 180
+#: What forks while it is being killed is found by the next look.
+_KILL_ROUNDS = 5
 
 
 def up(wanted: inventory.Wanted, directory: Path, kind: str | None, only: list[str]) -> Lab:
@@ -28,34 +28,46 @@ def up(wanted: inventory.Wanted, directory: Path, kind: str | None, only: list[s
     unknown = sorted(set(only) - set(wanted.nodes))
     if unknown:
         raise LabError(f"no such node in {directory}: {', '.join(unknown)}")
+    _check_owner(wanted.name)
     with state.locked(state.lab_dir(wanted.name)):
-        lab = _describe(wanted, directory, kind)
-        _own(lab)
-        lab.save()
+        known = state.load(wanted.name)
+        lab = _again(known, wanted, directory, kind) if known else _new(wanted, directory, kind)
+        _record(lab)
+        if known:
+            _forget(known, set(known.nodes) - set(lab.nodes))
         if not network.has_lan(lab):
             network.delete_namespace(lab.netns)
             network.make_lan(lab)
         authorized = ssh.lab_key(lab)
-        keys = {node: power.make(lab, node, authorized) for node in lab.nodes}
-        ssh.write_config(lab, keys)
-        _serve(lab)
+        ssh.write_config(lab, {node: power.make(lab, node, authorized) for node in lab.nodes})
+        serve.serve(lab)
         _switch_on(lab, only or list(lab.nodes))
     return lab
 
 
+def reboot(lab: Lab, nodes: list[str]) -> None:
+    """Reboot nodes all at once, and wait until each has booted anew and answers."""
+    started = time.monotonic()
+    before = {node: power.power(lab, node).boots for node in nodes}
+    for node in nodes:
+        power.reboot(lab, node)
+    for node, boots in before.items():
+        if not power.wait_rebooted(lab, node, boots, started + waiting.WAIT_SECONDS):
+            raise LabError(f"node {node} did not reboot; see {lab.node_dir(node) / 'console.log'}")
+    waiting.wait(lab, nodes, started)
+
+
 def down(name: str) -> bool:
-    """Remove everything of a lab; False when there was nothing."""
-    directory, sockets = state.lab_dir(name), state.run_dir(name)
-    netns = state.netns_name(name)
-    there = directory.exists() or sockets.exists() or network.namespace(netns).exists()
+    """Remove everything of a lab, whatever state it is in; False when there was nothing."""
+    directory, sockets, netns = state.lab_dir(name), state.run_dir(name), state.netns_name(name)
     _check_owner(name)
-    if not there and not processes.marked(directory):
+    traces = (directory, sockets, network.namespace(netns), *cgroup.groups(netns))
+    if not any(trace.exists() for trace in traces) and not processes.marked(directory):
         return False
     with state.locked(directory):
-        for _ in range(3):
-            if not _processes(name):
-                break
-            processes.kill(_processes(name))
+        left = _end_all(name)
+        if left:
+            raise LabError(f"processes {[one.pid for one in left]} do not end; look at them with ps")
         network.delete_namespace(netns)
         cgroup.remove(netns)
         shutil.rmtree(sockets, ignore_errors=True)
@@ -65,128 +77,83 @@ def down(name: str) -> bool:
     return True
 
 
-def _processes(name: str) -> list[Process]:
-    netns = state.netns_name(name)
-    lab = state.load(name)
-    # Supervisors first, or they would boot a node whose processes ended.
-    nodes = [power.recorded(lab, node, "supervisor.json") for node in lab.nodes] if lab else []
-    found = [one for one in nodes if one and one.alive]
-    for one in (
-        processes.marked(state.lab_dir(name))
-        + cgroup.members(netns)
-        + processes.inside(network.namespace(netns))
-    ):
-        if one not in found and one.pid != os.getpid():
-            found.append(one)
-    return found
-
-
-def _describe(wanted: inventory.Wanted, directory: Path, kind: str | None) -> Lab:
-    known = state.load(wanted.name)
-    if known and known.inventory != str(directory):
-        raise LabError(
-            f"a lab named {wanted.name} was made from {known.inventory}; "
-            f"remove it (python -m lab down --name {wanted.name}) or give another --name"
-        )
-    if known and kind and kind != known.kind and any(power.power(known, node).on for node in known.nodes):
-        raise LabError(f"lab {known.name} runs as {known.kind}; run down first, then up --kind {kind}")
-    chosen = kind or (known.kind if known else None)
-    chosen = features.choose(wanted.features, chosen)
+def _new(wanted: inventory.Wanted, directory: Path, kind: str | None) -> Lab:
+    chosen = features.choose(wanted.features, kind)
     root = image.root_tree()
-    disk = image.disk() if chosen == "uml" else ""
+    disk = str(image.disk()) if chosen == "uml" else ""
     packages = mirror.package_mirror(root, wanted.packages)
     return Lab(
         name=wanted.name, inventory=str(directory), kind=chosen, lan=wanted.lan, gateway=wanted.gateway,
-        memory=wanted.memory, nodes=wanted.nodes, root=str(root), disk=str(disk), mirror=str(packages),
+        memory=wanted.memory, nodes=wanted.nodes, root=str(root), disk=disk, mirror=str(packages),
     )  # fmt: skip
+
+
+def _again(known: Lab, wanted: inventory.Wanted, directory: Path, kind: str | None) -> Lab:
+    """The known lab with what may change while it exists: nodes, packages, memory. Its disks keep their image."""
+    first = f"run first: python -m lab down --name {known.name}"
+    if known.inventory != str(directory):
+        raise LabError(f"a lab named {known.name} was made from {known.inventory}; give another --name, or {first}")
+    if kind and kind != known.kind:
+        raise LabError(f"lab {known.name} was made with nodes of kind {known.kind}, not {kind}; {first}")
+    moved = [node for node, address in wanted.nodes.items() if known.nodes.get(node, address) != address]
+    if moved or (known.lan, known.gateway) != (wanted.lan, wanted.gateway):
+        raise LabError(f"addresses changed ({', '.join(moved) or 'lab_lan or lab_gateway'}); {first}")
+    gone = [path for path in (known.root, known.disk) if path and not Path(path).exists()]
+    if gone:
+        raise LabError(f"{gone[0]}, from which the nodes were made, is gone; {first}")
+    features.choose(wanted.features, known.kind)
+    packages = mirror.package_mirror(Path(known.root), wanted.packages)
+    return replace(known, nodes=wanted.nodes, memory=wanted.memory, mirror=str(packages))
+
+
+def _record(lab: Lab) -> None:
+    sockets = state.run_dir(lab.name)
+    sockets.mkdir(mode=0o700, exist_ok=True)
+    (sockets / "owner").write_text(str(lab.dir))
+    lab.save()
 
 
 def _check_owner(name: str) -> None:
     owner = state.run_dir(name) / "owner"
-    if owner.exists() and owner.read_text() != str(state.lab_dir(name)):
-        raise LabError(f"the lab name {name} is in use by {owner.read_text()}; give another --name")
+    text = owner.read_text() if owner.exists() else ""
+    if text and text != str(state.lab_dir(name)) and Path(text).exists():
+        raise LabError(f"the lab name {name} is in use by {text}; give another --name")
 
 
-def _own(lab: Lab) -> None:
-    _check_owner(lab.name)
-    sockets = state.run_dir(lab.name)
-    sockets.mkdir(mode=0o700, exist_ok=True)
-    (sockets / "owner").write_text(str(lab.dir))
-
-
-def _serve(lab: Lab) -> None:
-    """Offer the package mirror and the lab's files directory over HTTP at the gateway address."""
-    served, record = lab.dir / "www", lab.dir / "http.json"
-    (lab.dir / "files").mkdir(exist_ok=True)
-    served.mkdir(exist_ok=True)
-    for name, target in (("debian", lab.mirror), ("files", str(lab.dir / "files"))):
-        fresh = served / f".{name}"
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(target)
-        fresh.replace(served / name)
-    known = state.read_json(record)
-    if known and Process(**known).alive:
-        return
-    child = spawn.detached(
-        [sys.executable, "-m", "http.server", "80", "--bind", lab.gateway, "--directory", str(served),
-         "--protocol", "HTTP/1.1"],
-        lab_dir=lab.dir, log=lab.dir / "http.log", namespace=network.namespace(lab.netns),
-    )  # fmt: skip
-    found = processes.process(child.pid)
-    if found:
-        state.write_json(record, {"pid": found.pid, "start": found.start})
+def _forget(lab: Lab, nodes: Collection[str]) -> None:
+    """Nodes that left the inventory."""
+    power.kill(lab, nodes)
+    for node in nodes:
+        shutil.rmtree(lab.node_dir(node), ignore_errors=True)
 
 
 def _switch_on(lab: Lab, nodes: list[str]) -> None:
-    off = [node for node in nodes if not power.power(lab, node).on]
     started = time.monotonic()
+    off = [node for node in nodes if not power.power(lab, node).on]
     for node in off:
         power.start(lab, node)
     if not off:
-        print(f"lab {lab.name}: {len(nodes)} {lab.kind} nodes run already; nothing to do", flush=True)
-    wait(lab, off, started)
+        print(f"lab {lab.name}: {', '.join(nodes)} run already; nothing to do", flush=True)
+    # A node that is on already may still be booting, when the `up` that started it was interrupted.
+    late = [node for node in nodes if node not in off and not network.is_cut(lab, node)]
+    waiting.wait(lab, off + [node for node in late if not ssh.answers(lab, node)], started)
 
 
-def wait(lab: Lab, nodes: list[str], started: float) -> None:
-    """Wait until each node answers over SSH; prints a line for each and a countdown."""
-    deadline = started + WAIT_SECONDS
-    waiting = set(nodes)
-    with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as pool:
-        jobs = {node: pool.submit(_wait_one, lab, node, deadline) for node in nodes}
-        shown = time.monotonic()
-        while waiting:
-            for node in sorted(waiting):
-                if jobs[node].done():
-                    waiting.discard(node)
-                    if jobs[node].result():
-                        seconds = time.monotonic() - started
-                        print(f"  {node:<12} {lab.nodes[node]:<15} answers after {seconds:.1f} s", flush=True)
-            if waiting and time.monotonic() - shown >= 5:
-                shown = time.monotonic()
-                print(f"  waiting for {', '.join(sorted(waiting))}: {deadline - shown:.0f} s left", flush=True)
-            time.sleep(0.02)
-    silent = [node for node in nodes if not jobs[node].result()]
-    if silent:
-        logs = ", ".join(str(lab.node_dir(node) / "console.log") for node in silent)
-        raise LabError(f"no SSH answer from {', '.join(silent)}; see {logs}")
+def _end_all(name: str) -> list[Process]:
+    for _ in range(_KILL_ROUNDS):
+        found = _processes(name)
+        if not found:
+            return []
+        processes.kill(found)
+    return _processes(name)
 
 
-def _wait_one(lab: Lab, node: str, deadline: float) -> bool:
-    time.sleep(0.2)
-    while time.monotonic() < deadline:
-        if ssh.answers(lab, node):
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def reboot(lab: Lab, nodes: list[str]) -> None:
-    """Reboot nodes all at once, and wait until each has booted anew and answers."""
-    started = time.monotonic()
-    before = {node: power.power(lab, node).boots for node in nodes}
-    for node in nodes:
-        power.reboot(lab, node)
-    for node, old in before.items():
-        if not power.wait_rebooted(lab, node, old, started + WAIT_SECONDS):
-            raise LabError(f"node {node} did not reboot; see {lab.node_dir(node) / 'console.log'}")
-    wait(lab, nodes, started)
+def _processes(name: str) -> list[Process]:
+    lab, netns = state.load(name), state.netns_name(name)
+    # Supervisors first, or they would boot a node whose processes ended.
+    nodes = [power.recorded(lab, node, "supervisor.json") for node in lab.nodes] if lab else []
+    found = {one: None for one in nodes if one and one.alive}
+    found |= dict.fromkeys(processes.marked(state.lab_dir(name)))
+    found |= dict.fromkeys(cgroup.members(netns))
+    found |= dict.fromkeys(processes.inside(network.namespace(netns)))
+    return [one for one in found if one.pid != os.getpid()]

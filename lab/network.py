@@ -18,6 +18,8 @@ from lab.errors import LabError, run
 from lab.state import Lab
 
 BRIDGE = "lan0"
+#: A bridge that is never up: a port moved to it keeps its carrier and forwards nothing.
+NOWHERE = "cut0"
 NAMESPACES = Path("/run/netns")
 _IFNAMSIZ = 15
 
@@ -54,13 +56,12 @@ def make_lan(lab: Lab) -> None:
         f"link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0",
         f"address add {lab.gateway}/{lab.prefix} dev {BRIDGE}",
         f"link set {BRIDGE} up",
+        f"link add {NOWHERE} type bridge",
     )
 
 
 def has_lan(lab: Lab) -> bool:
-    return namespace(lab.netns).exists() and _succeeds(
-        "ip", "-n", lab.netns, "link", "show", "dev", BRIDGE
-    )
+    return namespace(lab.netns).exists() and _succeeds("ip", "-n", lab.netns, "link", "show", "dev", NOWHERE)
 
 
 def remove_port(lab: Lab, node: str) -> None:
@@ -74,7 +75,7 @@ def add_veth(lab: Lab, node: str, node_netns: Path) -> None:
     batch(
         lab.netns,
         f"link add {name} type veth peer name eth0 address {address} netns {node_netns}",
-        f"link set {name} master {BRIDGE} up",
+        f"link set {name} master {_master(lab, node)} up",
     )
 
 
@@ -84,27 +85,38 @@ def add_tap(lab: Lab, node: str) -> None:
     batch(
         lab.netns,
         f"tuntap add dev {name} mode tap",
-        f"link set {name} master {BRIDGE} up",
+        f"link set {name} master {_master(lab, node)} up",
     )
 
 
-def set_port(lab: Lab, node: str, up: bool) -> None:
-    """Cut a node's LAN port, or heal it."""
-    batch(lab.netns, f"link set {port(node)} {'up' if up else 'down'}")
+def cut(lab: Lab, node: str) -> None:
+    """Block a node's LAN port, also over reboots, until it is healed."""
+    _cut_mark(lab, node).touch()
+    _replug(lab, node)
 
 
-def ports(lab: Lab) -> dict[str, bool]:
-    """Ports present in the lab's namespace, and whether each is administratively up."""
-    done = subprocess.run(
-        ["ip", "-n", lab.netns, "-o", "link", "show", "master", BRIDGE],
-        capture_output=True, text=True, check=False,
-    )
-    found = {}
-    for line in done.stdout.splitlines():
-        name = line.split(": ")[1].partition("@")[0]
-        flags = line.partition("<")[2].partition(">")[0].split(",")
-        found[name] = "UP" in flags
-    return found
+def heal(lab: Lab, node: str) -> None:
+    """Undo cut."""
+    _cut_mark(lab, node).unlink(missing_ok=True)
+    _replug(lab, node)
+
+
+def is_cut(lab: Lab, node: str) -> bool:
+    return _cut_mark(lab, node).exists()
+
+
+def _cut_mark(lab: Lab, node: str) -> Path:
+    return lab.node_dir(node) / "cut"
+
+
+def _master(lab: Lab, node: str) -> str:
+    return NOWHERE if is_cut(lab, node) else BRIDGE
+
+
+def _replug(lab: Lab, node: str) -> None:
+    # A node that is switched off has no port; the mark decides when it gets one.
+    if _succeeds("ip", "-n", lab.netns, "link", "show", "dev", port(node)):
+        batch(lab.netns, f"link set {port(node)} master {_master(lab, node)}")
 
 
 def connect(netns: str, address: str, number: int, timeout: float) -> socket.socket:

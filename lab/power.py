@@ -28,6 +28,8 @@ class Power:
 def start(lab: Lab, node: str) -> None:
     """Start the supervisor of a node that is off."""
     home = lab.node_dir(node)
+    for record in ("supervisor.json", "boot.json"):
+        (home / record).unlink(missing_ok=True)
     command = [sys.executable, "-m", "lab.supervise", lab.name, node]
     spawn.detached(command, lab_dir=lab.dir, log=home / "console.log", cwd=state.REPO)
 
@@ -35,12 +37,14 @@ def start(lab: Lab, node: str) -> None:
 def make(lab: Lab, node: str, authorized: str) -> str:
     """Write a node's own files unless it has them; returns its public host key."""
     home = lab.node_dir(node)
-    upper, ready = home / "upper", home / "seeded"
-    if not ready.exists():
-        upper.mkdir(parents=True, exist_ok=True)
-        seed.write(upper, seed.files(lab, node, authorized, ssh.key_pair(node)))
-        ready.touch()
-    return (home / "upper/etc/ssh/ssh_host_ed25519_key.pub").read_text()
+    public = home / "host_key.pub"
+    if not public.exists():
+        host_key = ssh.key_pair(node)
+        (home / "upper").mkdir(parents=True, exist_ok=True)
+        seed.write(home / "upper", seed.files(lab, node, authorized, host_key))
+        # Last: its presence says that all the others are there.
+        public.write_text(host_key[1])
+    return public.read_text()
 
 
 def power(lab: Lab, node: str) -> Power:

@@ -48,9 +48,7 @@ def parse(targets: str, suite: str) -> Sources:
             known.append(component)
     if not any(name == suite for _, name, _ in components):
         raise LabError(f"this host has no package index of {suite}; run: apt-get update")
-    lines = [
-        f"deb [signed-by={key}] {uri} {name} {' '.join(names)}" for (uri, name, key), names in components.items()
-    ]
+    lines = [f"deb [signed-by={key}] {uri} {name} {' '.join(names)}" for (uri, name, key), names in components.items()]
     return Sources(suite, tuple(lines))
 
 

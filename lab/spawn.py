@@ -42,7 +42,10 @@ def detached(
 
 
 def held(
-    command: Sequence[str], *, executable: str | None = None, environment: Mapping[str, str] | None = None,
+    command: Sequence[str],
+    *,
+    executable: str | None = None,
+    environment: Mapping[str, str] | None = None,
     namespace: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """A child that is killed when its parent ends, however that ends."""

@@ -48,18 +48,14 @@ def write_config(lab: Lab, host_keys: dict[str, str]) -> None:
 
     :param host_keys: each node's public host key line.
     """
-    known = "".join(
-        f"{node},{lab.nodes[node]} {' '.join(line.split()[:2])}\n" for node, line in host_keys.items()
-    )
+    known = "".join(f"{node},{lab.nodes[node]} {' '.join(line.split()[:2])}\n" for node, line in host_keys.items())
     (lab.dir / "known_hosts").write_text(known)
     config_path(lab).write_text(config(lab))
 
 
 def config(lab: Lab) -> str:
     """OpenSSH client configuration with an entry for each node, by name and by address."""
-    hosts = "".join(
-        f"Host {node} {address}\n    HostName {address}\n" for node, address in lab.nodes.items()
-    )
+    hosts = "".join(f"Host {node} {address}\n    HostName {address}\n" for node, address in lab.nodes.items())
     return f"""{hosts}
 Host *
     User root

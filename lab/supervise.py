@@ -7,6 +7,7 @@ It records itself and each boot in the node's directory, and ends when the node 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import time
@@ -23,6 +24,12 @@ def main(name: str, node: str) -> int:
         print(f"no node {node} in lab {name}")
         return 1
     home = lab.node_dir(node)
+    # Held while this process lives: an interrupted `up` that is run again starts no second one.
+    lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
     me = processes.process(os.getpid())
     assert me is not None
     state.write_json(home / "supervisor.json", {"pid": me.pid, "start": me.start})
@@ -30,6 +37,7 @@ def main(name: str, node: str) -> int:
     kind = container if lab.kind == "container" else uml
     kind.prepare(lab, node)
     code, boots = REBOOT_CODE, 0
+    (home / "boot.json").unlink(missing_ok=True)
     while code == REBOOT_CODE:
         boots += 1
         kind.plug(lab, node)
