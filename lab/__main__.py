@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("node", metavar="NODE")
     one.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
     for function, name, text in (
-        (reboot, "reboot", "reboot nodes in order and wait until they answer"),
+        (reboot, "reboot", "reboot nodes, all at once, and wait until they answer"),
         (kill, "kill", "power loss: end nodes at once, keep their disks"),
         (cut, "cut", "cut nodes off the LAN"),
     ):

@@ -55,13 +55,18 @@ def make_lan(lab: Lab) -> None:
         "link set lo up",
         f"link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0",
         f"address add {lab.gateway}/{lab.prefix} dev {BRIDGE}",
-        f"link set {BRIDGE} up",
         f"link add {NOWHERE} type bridge",
+        f"link set {BRIDGE} up",
     )
 
 
 def has_lan(lab: Lab) -> bool:
-    return namespace(lab.netns).exists() and _succeeds("ip", "-n", lab.netns, "link", "show", "dev", NOWHERE)
+    """Whether make_lan ran to its last step."""
+    if not namespace(lab.netns).exists():
+        return False
+    command = ["ip", "-n", lab.netns, "-o", "-4", "address", "show", "dev", BRIDGE, "up"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f" {lab.gateway}/" in done.stdout
 
 
 def remove_port(lab: Lab, node: str) -> None:

@@ -101,7 +101,7 @@ def _logs_in(connection: socket.socket, key: Path) -> bool:
     try:
         transport.start_client(timeout=20)
         transport.auth_publickey("root", paramiko.Ed25519Key.from_private_key_file(str(key)))
-        return transport.is_authenticated()
+        return bool(transport.is_authenticated())
     except (paramiko.SSHException, OSError, EOFError):
         return False
     finally:
