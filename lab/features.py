@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -42,13 +43,17 @@ _LINKS = {
     "vxlan": "type vxlan id 5 dstport 8472 local 192.0.2.1",
     "wireguard": "type wireguard",
 }
-_COMMANDS = {
-    "netem": "ip link add probe-veth type veth && tc qdisc add dev probe-veth root netem delay 1ms",
-    "netfilter_nat": "nft 'add table ip t; add chain ip t c { type nat hook postrouting priority 100; }'"
-    " || iptables -t nat -S",
-    "nftables": "nft 'add table inet t; add chain inet t c { type nat hook postrouting priority 100; }'",
-    "ip_vs": "modprobe -q ip_vs; modprobe -q ip_vs_rr; modprobe -q xt_ipvs; [ -e /proc/net/ip_vs ]",
-    "ipset": "modprobe -q ip_set_hash_ipport; ipset create t hash:ip,port",
+_NAT_CHAIN = "{ type nat hook postrouting priority 100; }"
+#: Feature to the tool it is tried with (empty: none needed) and what is tried; the first tool installed counts.
+_TRIALS = {
+    "ip_vs": (("", "modprobe -q ip_vs; modprobe -q ip_vs_rr; modprobe -q xt_ipvs; [ -e /proc/net/ip_vs ]"),),
+    "ipset": (("ipset", "modprobe -q ip_set_hash_ipport; ipset create t hash:ip,port"),),
+    "netem": (("tc", "ip link add probe-veth type veth && tc qdisc add dev probe-veth root netem delay 1ms"),),
+    "netfilter_nat": (
+        ("nft", f"nft 'add table ip t; add chain ip t c {_NAT_CHAIN}'"),
+        ("iptables", "iptables -t nat -S"),
+    ),
+    "nftables": (("nft", f"nft 'add table inet t; add chain inet t c {_NAT_CHAIN}'"),),
 }
 
 
@@ -74,8 +79,9 @@ def missing(kind: str, names: Iterable[str]) -> list[str]:
     """Those of the named features that a kind of node lacks on this host."""
     if kind == "uml":
         need("linux.uml")
-        return [name for name in names if not configured(name, run(["linux.uml", "--showconfig"]))]
-    need("systemd-nspawn")
+        config = run(["linux.uml", "--showconfig"])
+        return [name for name in names if not configured(name, config)]
+    need("systemd-nspawn", "unshare", "ip")
     return [name for name in names if not _host_has(name)]
 
 
@@ -87,13 +93,12 @@ def configured(feature: str, config: str) -> bool:
 
 def _host_has(feature: str) -> bool:
     """Try it in a scratch network namespace; where no tool is there to try with, read the configuration."""
-    link = _LINKS.get(feature)
-    if link:
-        script = f"ip link add probe-veth type veth; ip link add probe {link}"
-        return _in_scratch(script)
-    if feature == "ipset" and not _in_scratch("command -v ipset"):
-        return configured(feature, _host_config())
-    return _in_scratch(_COMMANDS[feature])
+    if feature in _LINKS:
+        return _in_scratch(f"ip link add probe-veth type veth; ip link add probe {_LINKS[feature]}")
+    for tool, trial in _TRIALS[feature]:
+        if not tool or shutil.which(tool):
+            return _in_scratch(trial)
+    return configured(feature, _host_config())
 
 
 def _in_scratch(script: str) -> bool:

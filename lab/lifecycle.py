@@ -135,8 +135,8 @@ def _switch_on(lab: Lab, nodes: list[str]) -> None:
     if not off:
         print(f"lab {lab.name}: {', '.join(nodes)} run already; nothing to do", flush=True)
     # A node that is on already may still be booting, when the `up` that started it was interrupted.
-    late = [node for node in nodes if node not in off and not network.is_cut(lab, node)]
-    waiting.wait(lab, off + [node for node in late if not ssh.answers(lab, node)], started)
+    late = [node for node in nodes if node not in off and not ssh.answers(lab, node)]
+    waiting.wait(lab, off + late, started)
 
 
 def _end_all(name: str) -> list[Process]:

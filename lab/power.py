@@ -28,6 +28,8 @@ class Power:
 def start(lab: Lab, node: str) -> None:
     """Start the supervisor of a node that is off."""
     home = lab.node_dir(node)
+    # What a killed supervisor left would share addresses and disk with the new boot.
+    processes.kill(_processes(lab, node))
     for record in ("supervisor.json", "boot.json"):
         (home / record).unlink(missing_ok=True)
     command = [sys.executable, "-m", "lab.supervise", lab.name, node]

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from lab import power, ssh
+from lab import network, power, ssh
 from lab.errors import LabError
 from lab.state import Lab
 
@@ -24,9 +24,11 @@ _LOG_LINES = 8
 def wait(lab: Lab, nodes: Collection[str], started: float) -> None:
     """Print a line for each node as it answers; LabError with the end of its console for one that does not.
 
+    Nodes that are cut off the LAN cannot answer and are not waited for.
     :param started: monotonic time from which the seconds are counted.
     """
     deadline = started + WAIT_SECONDS
+    nodes = [node for node in nodes if not network.is_cut(lab, node)]
     with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as pool:
         jobs = {node: pool.submit(_answers_until, lab, node, deadline) for node in nodes}
         _show(lab, jobs, started, deadline)
