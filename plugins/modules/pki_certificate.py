@@ -80,6 +80,9 @@ options:
     elements: dict
     default: []
     suboptions:
+      host:
+        description: The host it was signed for, as returned there. Not looked at.
+        type: str
       name:
         description: Name of the certificate.
         type: str
@@ -117,7 +120,7 @@ EXAMPLES = r"""
       - name: etcd-client
         authority: etcd
         common_name: "{{ inventory_hostname }}"
-    signed: "{{ answer.signed | selectattr('host', 'eq', inventory_hostname) }}"
+    signed: "{{ answer.signed | selectattr('host', 'eq', inventory_hostname) | list }}"
   when: due.requests | length > 0
 """
 
@@ -175,6 +178,7 @@ CERTIFICATE_SPEC = {
     "authority_path": {"type": "path"},
 }
 SIGNED_SPEC = {
+    "host": {"type": "str"},
     "name": {"type": "str", "required": True},
     "certificate": {"type": "str", "required": True},
     "authority_certificate": {"type": "str", "required": True},

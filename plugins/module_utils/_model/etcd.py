@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import dataclasses
 import urllib.parse
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, ClassVar, Dict, Hashable, List, Mapping, Optional, Tuple
 
 from .errors import SpecError
+from .item import Item
 from .parse import Section, unique
 
 DEFAULT_TIMEOUT = 5
 CLIENT_PORT, PEER_PORT = 2379, 2380
+DATA_DIR, ENVIRONMENT_FILE, UNIT = "/var/lib/etcd", "/etc/etcd/etcd.env", "etcd.service"
+# A unit file or a configuration as systemd or the running process has it; FOREIGN is that of an etcd that is not ours.
+ABSENT, OUTDATED, CURRENT, FOREIGN = "absent", "outdated", "current", "foreign"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +85,70 @@ class MemberStatus:
 
     def to_dict(self) -> Dict[str, Any]:
         return {**dataclasses.asdict(self), "peer_urls": list(self.peer_urls), "client_urls": list(self.client_urls)}
+
+
+@dataclasses.dataclass(frozen=True)
+class EtcdService(Item):
+    """The service of the member on this node.
+
+    ``unit_file``: whether systemd has read the present one (ABSENT, OUTDATED, CURRENT). ``configuration``: whether the
+    process runs with the present one (OUTDATED, CURRENT, FOREIGN).
+    """
+
+    kind: ClassVar[str] = "etcd_service"
+    unit: str
+    unit_file: str
+    enabled: bool
+    running: bool
+    configuration: str
+
+    @property
+    def identity(self) -> Tuple[Hashable, ...]:
+        return (self.unit,)
+
+    def __str__(self) -> str:
+        enabled = "enabled" if self.enabled else "disabled"
+        running = f"running with {self.configuration} configuration" if self.running else "not running"
+        return f"etcd_service {self.unit} ({self.unit_file} unit file) {enabled} {running}"
+
+
+@dataclasses.dataclass(frozen=True)
+class MemberSpec:
+    """The member on this node, and the cluster it belongs to."""
+
+    name: str
+    members: Tuple[DeclaredMember, ...]
+    token: str
+    data_dir: str
+    environment_file: str
+    unit: str
+    wait: int
+
+    @property
+    def own(self) -> DeclaredMember:
+        return next(member for member in self.members if member.name == self.name)
+
+    @property
+    def others(self) -> Tuple[DeclaredMember, ...]:
+        return tuple(member for member in self.members if member.name != self.name)
+
+
+def parse_member_spec(document: Mapping[str, Any]) -> MemberSpec:
+    """Shape: ``{name, token, data_dir?, environment_file?, unit?, wait?}`` and what ``parse_members`` takes."""
+    section = Section(document)
+    members = tuple(parse_members(document))
+    name = section.node_name("name")
+    if name not in {member.name for member in members}:
+        raise SpecError("name", f"{name} is not among the names in members; declare it there too")
+    return MemberSpec(
+        name=name,
+        members=members,
+        token=section.text("token"),
+        data_dir=section.text("data_dir", DATA_DIR),
+        environment_file=section.text("environment_file", ENVIRONMENT_FILE),
+        unit=section.text("unit", UNIT),
+        wait=section.integer("wait", 0, 3600, 120),
+    )
 
 
 def parse_members(document: Mapping[str, Any]) -> List[DeclaredMember]:

@@ -256,9 +256,7 @@ def test_what_is_signed_is_what_is_declared_not_what_the_csr_says(node: Node) ->
     root_name = cryptography_x509.Name([cryptography_x509.NameAttribute(cryptography_x509.OID_COMMON_NAME, "root")])
     forged = (
         cryptography_x509.CertificateSigningRequestBuilder()
-        .subject_name(
-            cryptography_x509.Name([cryptography_x509.NameAttribute(cryptography_x509.OID_COMMON_NAME, "root")])
-        )
+        .subject_name(root_name)
         .add_extension(cryptography_x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
