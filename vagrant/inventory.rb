@@ -8,14 +8,25 @@ require "yaml"
 module FairleadInventory
   ROOT = File.expand_path("..", __dir__)
 
+  # Vagrant shows the message of such an error without a trace.
+  class Error < Vagrant::Errors::VagrantError
+    attr_reader :error_message
+
+    def initialize(text)
+      @error_message = text
+      super()
+    end
+  end
+
   # Ansible knows best what an inventory means; without it the plain YAML form is read here.
   def self.hosts(path)
-    raise Vagrant::Errors::VagrantError, "FAIRLEAD_INVENTORY: #{path} does not exist" unless File.exist?(path)
+    raise Error, "FAIRLEAD_INVENTORY: #{path} does not exist" unless File.exist?(path)
     program = ansible_inventory
     hosts = program ? from_ansible(program, path) : from_yaml(path)
+    raise Error, "#{path} has no hosts; see: ansible-inventory -i #{path} --list" if hosts.empty?
     hosts.each do |name, vars|
       next if vars["ansible_host"].to_s.match?(/\A\d+(\.\d+){3}\z/)
-      raise Vagrant::Errors::VagrantError, "#{path}: hosts.#{name}.ansible_host: needs an IPv4 address"
+      raise Error, "#{path}: hosts.#{name}.ansible_host: needs an IPv4 address"
     end
   end
 
@@ -26,7 +37,7 @@ module FairleadInventory
 
   def self.from_ansible(program, path)
     out, err, status = Open3.capture3({ "LC_ALL" => "C.UTF-8" }, program, "-i", path, "--list", chdir: ROOT)
-    raise Vagrant::Errors::VagrantError, "#{program} -i #{path}: #{err}" unless status.success?
+    raise Error, "#{program} -i #{path}: #{err}" unless status.success?
     JSON.parse(out).fetch("_meta").fetch("hostvars").sort.to_h
   end
 
