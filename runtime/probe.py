@@ -126,21 +126,27 @@ def _answer_datagram(sock: socket.socket) -> None:
     if not data.startswith(MAGIC) or len(data) < REQUEST_LENGTH:
         return
     nonce = data[len(MAGIC) : len(MAGIC) + _NONCE_LENGTH].decode("ascii", "replace")
-    answer = json.dumps({"nonce": nonce, "source": peer[0], "size": len(data)}).encode()
-    sock.sendmsg([answer[:REQUEST_LENGTH]], _from_asked_address(ancillary), 0, peer)
+    asked, reply_from = _asked_address(ancillary)
+    answer = {"nonce": nonce, "source": peer[0], "size": len(data), "mtu": mtu_of(sock, asked)}
+    text = json.dumps(answer, separators=(",", ":")).encode()
+    sock.sendmsg([text[:REQUEST_LENGTH]], reply_from, 0, peer)
 
 
-def _from_asked_address(ancillary: Sequence[Tuple[int, int, bytes]]) -> List[Tuple[int, int, bytes]]:
-    """Answer from the address that was asked: a node has many, and routing alone would choose another one."""
+def _asked_address(ancillary: Sequence[Tuple[int, int, bytes]]) -> Tuple[str, List[Tuple[int, int, bytes]]]:
+    """The address that was asked, and what makes the answer come from it: a node has many, and routing alone would
+    choose another one.
+    """
     for level, kind, data in ancillary:
         if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
             _index, _local, asked = struct.unpack_from("=I4s4s", data)
-            return [(level, kind, struct.pack("=I4s4s", 0, asked, bytes(4)))]
+            reply_from = struct.pack("=I4s4s", 0, asked, bytes(4))
+            return socket.inet_ntop(socket.AF_INET, asked), [(level, kind, reply_from)]
         if (level, kind) == (socket.IPPROTO_IPV6, IPV6_PKTINFO):
             asked, index = struct.unpack_from("=16sI", data)
             link_local = asked[0] == 0xFE and asked[1] & 0xC0 == 0x80
-            return [(level, kind, struct.pack("=16sI", asked, index if link_local else 0))]
-    return []
+            reply_from = struct.pack("=16sI", asked, index if link_local else 0)
+            return socket.inet_ntop(socket.AF_INET6, asked), [(level, kind, reply_from)]
+    return "", []
 
 
 def _notify_ready() -> None:
@@ -175,9 +181,10 @@ def probe(request: Mapping[str, Any]) -> List[Dict[str, Any]]:
 
 
 def examine(target: Mapping[str, Any], timeout: float) -> Dict[str, Any]:
-    """``{name, address, reachable, local_address, seen_sources, rtt_ms, path_mtu, interface_mtu, error}``.
+    """``{name, address, reachable, local_address, seen_sources, rtt_ms, path_mtu, interface_mtu, peer_mtu, error}``.
 
-    Reachable means that TCP and UDP both were answered. MTUs in bytes with IP header, None when not found out.
+    Reachable means that TCP and UDP both were answered. MTUs in bytes with IP header, None when not found out:
+    ``interface_mtu`` of the interface with our address, ``peer_mtu`` of that with the address asked.
     """
     result: Dict[str, Any] = {
         "name": target["name"],
@@ -188,13 +195,16 @@ def examine(target: Mapping[str, Any], timeout: float) -> Dict[str, Any]:
         "rtt_ms": None,
         "path_mtu": None,
         "interface_mtu": None,
+        "peer_mtu": None,
         "error": "",
     }
     try:
         seen = [_ask_stream(target, timeout)]
         with _asker(target, timeout) as asker:
             result["local_address"] = asker.local_address
-            seen.append(asker.ask_small())
+            answer = asker.ask_small()
+            seen.append(str(answer["source"]))
+            result["peer_mtu"] = answer["mtu"]
             result["interface_mtu"] = asker.interface_mtu()
             result["path_mtu"] = asker.largest(result["interface_mtu"])
         result["seen_sources"] = sorted(set(seen))
@@ -256,12 +266,11 @@ class Asker:
         self.overhead = OVERHEAD[socket.AddressFamily(sock.family)]
         self.local_address: str = sock.getsockname()[0]
 
-    def ask_small(self) -> str:
-        """The source address that the other side saw."""
+    def ask_small(self) -> Dict[str, Any]:
         answer = self.ask(REQUEST_LENGTH)
         if answer is None:
             raise UnansweredError(f"UDP: no answer within {self.sock.gettimeout():g} s, asked {_TRIES} times")
-        return str(answer["source"])
+        return answer
 
     def ask(self, length: int, tries: int = _TRIES) -> Optional[Dict[str, Any]]:
         """Send a payload of ``length`` bytes. None when it was too large for the path, or got no answer."""
@@ -290,9 +299,9 @@ class Asker:
 
     def interface_mtu(self) -> int:
         """MTU of the interface that packets to the target leave by: what the whole path should carry."""
-        for _index, name in socket.if_nameindex():
-            if self.local_address in _addresses(self.sock, name):
-                return min(_interface_value(self.sock, SIOCGIFMTU, name), MTU_HIGHEST)
+        mtu = mtu_of(self.sock, self.local_address)
+        if mtu is not None:
+            return mtu
         if self.sock.family == socket.AF_INET6:
             return self.sock.getsockopt(socket.IPPROTO_IPV6, IPV6_MTU)
         return self.sock.getsockopt(socket.IPPROTO_IP, IP_MTU)
@@ -312,6 +321,14 @@ class Asker:
 
     def _passes(self, size: int) -> bool:
         return self.ask(size - self.overhead, tries=2) is not None
+
+
+def mtu_of(sock: socket.socket, address: str) -> Optional[int]:
+    """MTU of the interface that has the address, None when none has."""
+    for _index, name in socket.if_nameindex():
+        if address in _addresses(sock, name):
+            return min(_interface_value(sock, SIOCGIFMTU, name), MTU_HIGHEST)
+    return None
 
 
 def _addresses(sock: socket.socket, interface: str) -> List[str]:

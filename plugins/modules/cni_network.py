@@ -104,11 +104,20 @@ options:
     type: list
     elements: path
     default: [/usr/lib/cni, /opt/cni/bin]
+  detach:
+    description:
+      - Whether O(state=absent) detaches what is still attached, and takes addresses that nobody gave back as free.
+    type: bool
+    default: false
+  cache_dir:
+    description: Directory in which runtimes keep results of ADD, in C(results). They tell what is attached.
+    type: path
+    default: /var/lib/cni
   state:
     description:
       - Whether the network shall be configured. Pods that are attached already are not touched.
-      - With V(absent), the bridge and the bookkeeping of C(host-local) go as well, unless something is attached, which
-        is then a warning.
+      - With V(absent), the bridge and the bookkeeping of C(host-local) go as well. A network that is in use is refused
+        unless O(detach) is set. A bridge that others put interfaces into stays.
     type: str
     choices: [present, absent]
     default: present
@@ -145,8 +154,8 @@ EXAMPLES = r"""
 RETURN = r"""
 before:
   description:
-    - The files as found, each with path, content, mode, owner and group. With O(state=absent) also the bridge and the
-      bookkeeping of addresses as far as nothing is attached.
+    - The files as found, each with path, content, mode, owner and group. With O(state=absent) also what is
+      attached, the bridge and the bookkeeping of addresses.
   returned: success
   type: list
   elements: dict
@@ -163,19 +172,21 @@ operations:
   sample: ["+ file /etc/cni/net.d/10-fairlead.conflist 0644 root:root 590 bytes sha256 52d1a3b4c5d6"]
 """
 
-from typing import TYPE_CHECKING, Any, Dict
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._ansible import result_of, run
 from ..module_utils._desired import store
-from ..module_utils._desired.cni_network import KIND, converge, in_use, merged, plugin_problems, shadows
+from ..module_utils._desired.cni_network import KIND, converge, merged, plugin_problems, shadows
 from ..module_utils._engine import together
 from ..module_utils._model.cni import CNI_VERSIONS
+from ..module_utils._model.files import File
 from ..module_utils._system.runner import module_runner
 
 if TYPE_CHECKING:
     from ..module_utils._engine import Outcome
+    from ..module_utils._model.item import Item
 
 BRIDGE_SPEC = {
     "name": {"type": "str", "default": "cni0"},
@@ -196,6 +207,8 @@ ARGUMENT_SPEC = {
     "bridge": {"type": "dict", "options": BRIDGE_SPEC},
     "loopback": {"type": "bool", "default": True},
     "plugin_dirs": {"type": "list", "elements": "path", "default": ["/usr/lib/cni", "/opt/cni/bin"]},
+    "detach": {"type": "bool", "default": False},
+    "cache_dir": {"type": "path", "default": "/var/lib/cni"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
 
@@ -203,9 +216,6 @@ ARGUMENT_SPEC = {
 def body(module: AnsibleModule) -> Dict[str, Any]:
     document = {"networks": [dict(module.params)]}
     runner = module_runner(module)
-    if module.params["state"] == "absent":
-        for line in in_use(document, runner):
-            module.warn(f"{line}; left in place, detach it first to have everything removed")
     outcome = converge(document, module.check_mode, runner)
     if module.check_mode:
         for problem in plugin_problems(document, runner):
@@ -213,7 +223,26 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
     if module.params["state"] == "present":
         for other in shadows(module.params["path"]):
             module.warn(f"{other}: runtimes take this network first, because its file name comes before ours")
-    return result_of(module, together(outcome, _remember(module, document)), "CNI network")
+    result = result_of(module, together(outcome, _remember(module, document)), "CNI network")
+    if module._diff:
+        result["diff"] = _diffs(outcome)
+    return result
+
+
+def _diffs(outcome: Outcome) -> List[Dict[str, str]]:
+    """Contents of files, which tell more than their digests; other things by their name."""
+    diffs = []
+    for key in sorted({operation.item.key for operation in outcome.operations}, key=str):
+        before, after = (_shown(state.get(key)) for state in (outcome.before, outcome.after))
+        name = str(key[-1])
+        diffs.append({"before_header": name, "after_header": name, "before": before, "after": after})
+    return diffs
+
+
+def _shown(item: Optional[Item]) -> str:
+    if isinstance(item, File):
+        return item.content
+    return "" if item is None else f"{item}\n"
 
 
 def _remember(module: AnsibleModule, document: Dict[str, Any]) -> Outcome:

@@ -59,7 +59,7 @@ options:
       expected_mtu:
         description:
           - Size in bytes, with IP header, that has to arrive unfragmented. Without it the MTU of the interface by which
-            packets to the target leave.
+            packets to the target leave, and for V(node-pod) that of the pod's interface where it is smaller.
         type: int
   source:
     description: Name of this node in results and messages.

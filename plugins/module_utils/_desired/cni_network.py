@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
-from .._engine import Combined, Outcome, together
+from .._engine import Adapter, Combined, Outcome, together
 from .._engine import converge as engine_converge
 from .._model.cni import LOOPBACK_NAME, ConfList, Remains, bridge_plugins, load_conflist, loopback_list
+from .._model.cni_attachment import Attachment
 from .._model.cni_options import parse_conflist
 from .._model.errors import PrerequisiteError, SpecError
 from .._model.files import File
@@ -17,10 +20,12 @@ from .._model.item import State, state_of
 from .._model.parse import Section
 from .._plan.operation import DELETE, Operation, difference
 from .._system.cni import Plugins
-from .._system.cni_attachments import configuration_files
-from .._system.cni_remains import RemainsAdapter
+from .._system.cni_attachments import AttachedAdapter, Attacher, configuration_files
+from .._system.cni_cache import ResultCache
+from .._system.cni_remains import RemainsAdapter, reservations
 from .._system.files import FileAdapter, read_file
 from .._system.runner import Runner
+from . import store
 
 KIND = "cni_network"
 PLUGIN_DIRECTORIES = ("/usr/lib/cni", "/opt/cni/bin")
@@ -30,7 +35,7 @@ _DEFAULT_PATH = "/etc/cni/net.d/10-fairlead.conflist"
 
 def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcome:
     """Document: ``{networks: [{state?, path?, name?, cni_version?, disable_check?, plugins? | bridge?, loopback?,
-    plugin_dirs?}]}``.
+    plugin_dirs?, detach?, cache_dir?}]}``.
 
     In check mode plugins that are missing are no error: an earlier step that was not carried out may bring them.
     """
@@ -46,12 +51,6 @@ def plugin_problems(document: Mapping[str, Any], runner: Runner) -> List[str]:
     """Why the node's plugins cannot carry the networks, one line each."""
     networks = [_Network(section) for section in Section(document).sections("networks")]
     return [problem for network in networks for problem in network.problems(runner)]
-
-
-def in_use(document: Mapping[str, Any], runner: Runner) -> List[str]:
-    """What of the networks to be removed has to stay because something is attached, one line each."""
-    networks = [_Network(section) for section in Section(document).sections("networks")]
-    return [line for network in networks for line in RemainsAdapter(network.written(), runner).in_use()]
 
 
 def shadows(path: str) -> List[str]:
@@ -81,6 +80,8 @@ class _Network:
             raise SpecError("path", f"must be absolute and end in .conflist, as runtimes expect, not {self.path!r}")
         self.plugin_dirs = section.list("plugin_dirs", list(PLUGIN_DIRECTORIES))
         self.loopback = section.boolean("loopback", True)
+        self.detach = section.boolean("detach", False)
+        self.cache_dir = section.text("cache_dir", "/var/lib/cni")
         version = section.text("cni_version", "1.0.0")
         plugins = _plugins_of(section) if self.present else [{"type": "loopback"}]
         self.conflist = parse_conflist(
@@ -111,16 +112,17 @@ class _Network:
         if not self.present:
             return []
         plugins = Plugins(runner, self.plugin_dirs)
-        found = [problem for conflist in self.lists().values() for problem in plugins.problems(conflist)]
-        return sorted(set(found), key=found.index)
+        every = tuple(plugin for conflist in self.lists().values() for plugin in conflist.plugins)
+        return plugins.problems(dataclasses.replace(self.conflist, plugins=every))
 
     def written(self) -> Optional[ConfList]:
-        """What the file says now; None when there is none that can be read."""
+        """What the file says now; where it is gone or broken, what was saved of it."""
         file = read_file(self.path)
-        try:
-            return load_conflist(file.content, self.path) if file is not None else None
-        except SpecError:
-            return None
+        with contextlib.suppress(SpecError):
+            if file is not None:
+                return load_conflist(file.content, self.path)
+        saved = (store.load(KIND) or {}).get("networks", [])
+        return next((_Network(Section(network)).conflist for network in saved if _path_of(network) == self.path), None)
 
     def converge(self, check: bool, runner: Runner) -> Outcome:
         lists = self.lists()
@@ -128,17 +130,46 @@ class _Network:
         if self.present:
             want = state_of(File(path, conflist.text) for path, conflist in lists.items())
             return engine_converge(files, lambda have: difference(have, want), check)
-        remains = RemainsAdapter(self.written(), runner)
-        return engine_converge(Combined({Remains.kind: remains, File.kind: files}), self._plan_absent, check)
+        conflist = self.written()
+        attacher = Attacher(Plugins(runner, self.plugin_dirs), ResultCache(self.cache_dir), runner)
+        attached = attacher.cache.of_network(conflist.name) if conflist is not None else []
+        if conflist is not None and not self.detach:
+            _refuse_in_use(conflist, attached)
+        adapters: Dict[str, Adapter] = {
+            Attachment.kind: AttachedAdapter(conflist.name if conflist is not None else "", attacher),
+            Remains.kind: RemainsAdapter(conflist, runner, attached, self.detach),
+            File.kind: files,
+        }
+        outcome = engine_converge(Combined(adapters), self._plan_absent, check)
+        if not check:
+            self._remove_empty_directories()
+        return outcome
+
+    def _remove_empty_directories(self) -> None:
+        configuration = os.path.dirname(self.path)
+        kept = (os.path.join(self.cache_dir, "networks"), os.path.join(self.cache_dir, "results"), self.cache_dir)
+        for directory in (*kept, configuration, os.path.dirname(configuration)):
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
 
     def _plan_absent(self, have: State) -> List[Operation]:
-        """The files last: they tell an interrupted run's successor what else there is. The one of the network is ours
-        by its name, the loopback file only when it says what we write, as runtimes bring one too.
+        """Who uses what goes before it. The files come last: they tell an interrupted run's successor what else there
+        is. The one of the network is ours by its name, the loopback file only when it says what we write, as runtimes
+        bring one too.
         """
+        users = [item for item in have.values() if isinstance(item, Attachment)]
         remains = [item for item in have.values() if isinstance(item, Remains)]
         files = [item for item in have.values() if isinstance(item, File)]
         ours = [file for file in files if file.path == self.path or _is_loopback(file)]
-        return [Operation(DELETE, item) for item in (*remains, *reversed(ours))]
+        return [Operation(DELETE, item) for item in (*users, *remains, *reversed(ours))]
+
+
+def _refuse_in_use(conflist: ConfList, attached: Sequence[Attachment]) -> None:
+    users = [f"{attachment.container_id} {attachment.ifname}" for attachment in attached]
+    held = [address for directory in conflist.reservation_directories() for address in reservations(directory)]
+    if users or held:
+        what = f"attached: {', '.join(users)}" if users else f"addresses held: {', '.join(held)}"
+        raise PrerequisiteError(f"network {conflist.name} is in use ({what}); detach first, or set detach")
 
 
 def _plugins_of(section: Section) -> List[Any]:

@@ -40,7 +40,7 @@ class Responder(Item):
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """One probe. ``expected_mtu`` None: the MTU of the interface that packets to it leave by."""
+    """One probe. ``expected_mtu`` None: what the interfaces carry, see ``_mtu_relied_on``."""
 
     name: str
     address: str
@@ -93,12 +93,20 @@ def result_of(source: str, target: Target, answer: Mapping[str, Any]) -> Dict[st
         "seen_source": ", ".join(seen) or None,
         "nat": any(address != answer["local_address"] for address in seen),
         "path_mtu": answer["path_mtu"],
-        "expected_mtu": target.expected_mtu or answer["interface_mtu"],
+        "expected_mtu": target.expected_mtu or _mtu_relied_on(target, answer),
         "error": str(answer["error"]),
     }
     if result["reachable"]:
         result["error"] = _shortcoming(result)
     return {**result, "ok": not result["error"]}
+
+
+def _mtu_relied_on(target: Target, answer: Mapping[str, Any]) -> Optional[int]:
+    """What the sender's interface carries. A node's may carry more than a pod can take, so there the smaller counts."""
+    mtu, peer_mtu = answer["interface_mtu"], answer["peer_mtu"]
+    if target.kind == NODE_POD and mtu is not None and peer_mtu is not None:
+        return min(int(mtu), int(peer_mtu))
+    return int(mtu) if mtu is not None else None
 
 
 def _shortcoming(result: Mapping[str, Any]) -> str:

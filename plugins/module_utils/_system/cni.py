@@ -97,20 +97,21 @@ class Plugins:
 
     def problems(self, conflist: ConfList) -> List[str]:
         """Why this node's plugins cannot carry the list, one line each."""
-        found = []
-        for name in conflist.programs:
-            if self.path_of(name) is None:
-                found.append(f"CNI plugin {name} is in none of {', '.join(self.directories)}")
-                continue
-            try:
-                versions = self.versions(name)
-            except PluginError as error:
-                found.append(str(error))
-                continue
-            if conflist.cni_version not in versions:
-                known = ", ".join(versions) or "none"
-                found.append(f"CNI plugin {name} does not support cniVersion {conflist.cni_version}; it has {known}")
-        return found
+        missing = [name for name in conflist.programs if self.path_of(name) is None]
+        there = [name for name in conflist.programs if name not in missing]
+        answers = (self._version_problem(name, conflist.cni_version) for name in there)
+        problems = [problem for problem in answers if problem]
+        if missing:
+            problems.insert(0, f"CNI plugins {', '.join(missing)}: in none of {', '.join(self.directories)}")
+        return problems
+
+    def _version_problem(self, name: str, wanted: str) -> str:
+        try:
+            versions = self.versions(name)
+        except PluginError as error:
+            return str(error)
+        known = ", ".join(versions) or "none"
+        return "" if wanted in versions else f"CNI plugin {name} does not support cniVersion {wanted}; it has {known}"
 
     def path_of(self, plugin: str) -> Optional[str]:
         paths = (os.path.join(directory, plugin) for directory in self.directories)

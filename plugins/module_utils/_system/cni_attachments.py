@@ -58,6 +58,59 @@ def _read_conflist(path: str) -> Optional[ConfList]:
         raise ReadError(f"{path}: {error.strerror}") from error
 
 
+class Attacher:
+    """Attaches and detaches through the plugins, and keeps the results."""
+
+    def __init__(self, plugins: Plugins, cache: ResultCache, runner: Runner) -> None:
+        self.plugins = plugins
+        self.cache = cache
+        self.runner = runner
+
+    def attach(self, attachment: Attachment) -> None:
+        if not is_namespace(attachment.netns):
+            raise PrerequisiteError(f"{attachment.netns}: no network namespace; start what makes it, or give a name")
+        if self.interface_there(attachment.netns, attachment.ifname):
+            # The plugin would refuse too, but the DEL that must follow its refusal takes the other's interface down.
+            raise ApplyError(attachment, f"{attachment.ifname} is there already, made by others; choose another ifname")
+        result = self.plugins.add(attachment.conflist, _target(attachment))
+        self.cache.save(dataclasses.replace(attachment, result=json.dumps(result), problem=""))
+
+    def detach(self, attachment: Attachment) -> None:
+        result = json.loads(attachment.result) if attachment.result else None
+        try:
+            self.plugins.delete(attachment.conflist, _target(attachment), result)
+        except PluginError as error:
+            raise ApplyError(attachment, str(error)) from error
+        self.cache.forget(attachment)
+
+    def interface_there(self, netns: str, ifname: str) -> bool:
+        if not is_namespace(netns):
+            return False
+        status, _output, _error = self.runner(["nsenter", f"--net={netns}", "ip", "link", "show", "dev", ifname])
+        return status == 0
+
+
+class AttachedAdapter:
+    """Speaks for everything attached to a network, by the results that are kept."""
+
+    def __init__(self, network: str, attacher: Attacher) -> None:
+        self.network = network
+        self.attacher = attacher
+
+    def read(self) -> State:
+        return state_of(self.attacher.cache.of_network(self.network))
+
+    def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
+        for operation in operations:
+            attachment = operation.item
+            assert isinstance(attachment, Attachment)
+            if operation.action == DELETE:
+                self.attacher.detach(attachment)
+            else:
+                self.attacher.attach(attachment)
+            yield operation
+
+
 class AttachmentAdapter:
     """Speaks for the wish's namespace and its one attachment to ``network``.
 
@@ -71,6 +124,7 @@ class AttachmentAdapter:
         self.runner = runner
         self.plugins = Plugins(runner, wish.plugin_dirs)
         self.cache = ResultCache(wish.cache_dir)
+        self.attacher = Attacher(self.plugins, self.cache, runner)
 
     def read(self) -> State:
         items: List[Item] = []
@@ -113,18 +167,10 @@ class AttachmentAdapter:
         """Only in a namespace made here, and when no other network's result speaks for the interface."""
         if not self._marked() or self.cache.speaks_for(self.wish.container_id, self.wish.ifname):
             return False
-        return self._interface_there()
+        return self.attacher.interface_there(self.wish.netns, self.wish.ifname)
 
     def _marked(self) -> bool:
         return bool(self.wish.namespace) and os.path.exists(os.path.join(MARKS, self.wish.namespace))
-
-    def _interface_there(self) -> bool:
-        if not is_namespace(self.wish.netns):
-            return False
-        status, _output, _error = self.runner(
-            ["nsenter", f"--net={self.wish.netns}", "ip", "link", "show", "dev", self.wish.ifname]
-        )
-        return status == 0
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
         for operation in operations:
@@ -156,28 +202,11 @@ class AttachmentAdapter:
 
     def _apply_attachment(self, action: str, attachment: Attachment, previous: Optional[Item]) -> None:
         if action == DELETE:
-            self._detach(attachment)
+            self.attacher.detach(attachment)
         if action == REPLACE and isinstance(previous, Attachment):
-            self._detach(previous)
+            self.attacher.detach(previous)
         if action in (ADD, REPLACE):
-            self._attach(attachment)
-
-    def _attach(self, attachment: Attachment) -> None:
-        if not is_namespace(attachment.netns):
-            raise PrerequisiteError(f"{attachment.netns}: no network namespace; start what makes it, or give a name")
-        if self._interface_there():
-            # The plugin would refuse too, but the DEL that must follow its refusal takes the other's interface down.
-            raise ApplyError(attachment, f"{attachment.ifname} is there already, made by others; choose another ifname")
-        result = self.plugins.add(attachment.conflist, _target(attachment))
-        self.cache.save(dataclasses.replace(attachment, result=json.dumps(result), problem=""))
-
-    def _detach(self, attachment: Attachment) -> None:
-        result = json.loads(attachment.result) if attachment.result else None
-        try:
-            self.plugins.delete(attachment.conflist, _target(attachment), result)
-        except PluginError as error:
-            raise ApplyError(attachment, str(error)) from error
-        self.cache.forget(attachment)
+            self.attacher.attach(attachment)
 
 
 def _target(attachment: Attachment) -> Target:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import tempfile
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from .._model.cni_attachment import Attachment
 from .._model.errors import ReadError
@@ -26,34 +26,44 @@ class ResultCache:
 
     def load(self, network: str, container_id: str, ifname: str) -> Optional[Attachment]:
         """The attachment as remembered. Raises ReadError when the file is not what libcni writes."""
-        path = os.path.join(self.directory, f"{network}-{container_id}-{ifname}")
+        return self._read(f"{network}-{container_id}-{ifname}")
+
+    def of_network(self, network: str) -> List[Attachment]:
+        """All attachments remembered for a network. Raises ReadError."""
+        found = (self._read(name) for name in self._names() if name.startswith(f"{network}-"))
+        return [attachment for attachment in found if attachment is not None and attachment.network == network]
+
+    def _names(self) -> List[str]:
+        try:
+            return sorted(name for name in os.listdir(self.directory) if not name.startswith("."))
+        except FileNotFoundError:
+            return []
+
+    def _read(self, name: str) -> Optional[Attachment]:
+        path = os.path.join(self.directory, name)
         try:
             with open(path, encoding="utf-8") as stream:
                 data = json.load(stream)
             if not isinstance(data, dict) or data.get("kind") != _KIND:
                 raise ValueError(f"kind is not {_KIND}")
-            config = base64.b64decode(data["config"] or "", validate=True).decode()
+            return Attachment(
+                str(data["networkName"]),
+                str(data["containerId"]),
+                str(data["ifName"]),
+                # libcni before 1.2 does not record the namespace.
+                netns=str(data.get("netns") or ""),
+                config=base64.b64decode(data["config"] or "", validate=True).decode(),
+                capability_args=json.dumps(data.get("capabilityArgs") or {}, sort_keys=True),
+                result=json.dumps(data.get("result") or {}, sort_keys=True),
+            )
         except FileNotFoundError:
             return None
         except (OSError, KeyError, ValueError, binascii.Error) as error:
             raise ReadError(f"{path}: no cached CNI result ({error}); move it away and run again") from error
-        return Attachment(
-            network,
-            container_id,
-            ifname,
-            # libcni before 1.2 does not record the namespace.
-            netns=str(data.get("netns") or ""),
-            config=config,
-            capability_args=json.dumps(data.get("capabilityArgs") or {}, sort_keys=True),
-            result=json.dumps(data.get("result") or {}, sort_keys=True),
-        )
 
     def speaks_for(self, container_id: str, ifname: str) -> bool:
         """Whether a result of any network is kept for the interface."""
-        try:
-            return any(name.endswith(f"-{container_id}-{ifname}") for name in os.listdir(self.directory))
-        except FileNotFoundError:
-            return False
+        return any(name.endswith(f"-{container_id}-{ifname}") for name in self._names())
 
     def save(self, attachment: Attachment) -> None:
         os.makedirs(self.directory, mode=0o700, exist_ok=True)

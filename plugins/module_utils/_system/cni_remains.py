@@ -10,6 +10,7 @@ import os
 from typing import Any, Iterator, List, Optional, Sequence
 
 from .._model.cni import ConfList, Remains
+from .._model.cni_attachment import Attachment
 from .._model.errors import ApplyError
 from .._model.item import State, state_of
 from .._plan.operation import DELETE, Operation
@@ -20,34 +21,43 @@ _LOCK, _LAST_GIVEN = "lock", "last_reserved_ip."
 
 
 class RemainsAdapter:
-    """Speaks for the bridge and the bookkeeping of ``conflist`` as far as nothing is attached; None has neither."""
+    """Speaks for the bridge and the bookkeeping of ``conflist``, None has neither, as far as nothing uses them.
 
-    def __init__(self, conflist: Optional[ConfList], runner: Runner) -> None:
+    ``going`` are attachments that an earlier step takes away. With ``forced``, reserved addresses are no use by
+    themselves: the files outlive a reboot.
+    """
+
+    def __init__(
+        self, conflist: Optional[ConfList], runner: Runner, going: Sequence[Attachment] = (), forced: bool = False
+    ) -> None:
         self.conflist = conflist
         self.runner = runner
+        self.going = going
+        self.forced = forced
 
     def read(self) -> State:
         if self.conflist is None:
             return {}
         bridges = [Remains(BRIDGE, name) for name in self.conflist.bridges() if self._is_idle(name)]
         directories = [name for name in self.conflist.reservation_directories() if os.path.isdir(name)]
-        idle = [Remains(BOOKKEEPING, name) for name in directories if not reservations(name)]
+        idle = [Remains(BOOKKEEPING, name) for name in directories if self.forced or not reservations(name)]
         return state_of([*bridges, *idle])
 
-    def in_use(self) -> List[str]:
-        """Why something has to stay, one line each."""
-        if self.conflist is None:
-            return []
-        directories = self.conflist.reservation_directories()
-        return [f"{name}: {', '.join(reservations(name))} in use" for name in directories if reservations(name)]
-
     def _is_idle(self, bridge: str) -> bool:
-        """A bridge of ours: no ports, and no address but a gateway's of the network."""
+        """A bridge of ours: no ports that stay, and no address but a gateway's of the network."""
         device = self._ip("-j", "-d", "address", "show", "dev", bridge)
         if not device or device[0].get("linkinfo", {}).get("info_kind") != "bridge":
             return False
+        ports = {str(port["ifname"]) for port in self._ip("-j", "link", "show", "master", bridge)}
         addresses = [entry["local"] for entry in device[0].get("addr_info", []) if entry.get("scope") == "global"]
-        return not self._ip("-j", "link", "show", "master", bridge) and all(map(self._of_network, addresses))
+        return ports <= set(self._going_ports()) and all(map(self._of_network, addresses))
+
+    def _going_ports(self) -> Iterator[str]:
+        """The node's ends of the attachments' interfaces."""
+        for attachment in self.going:
+            for interface in json.loads(attachment.result or "{}").get("interfaces") or []:
+                if not interface.get("sandbox"):
+                    yield str(interface["name"])
 
     def _of_network(self, address: str) -> bool:
         assert self.conflist is not None
@@ -73,7 +83,7 @@ class RemainsAdapter:
                 raise ApplyError(remains, error.strip() or f"ip link delete ended with status {status}")
             return
         try:
-            for name in _bookkeeping(remains.name):
+            for name in os.listdir(remains.name):
                 os.unlink(os.path.join(remains.name, name))
             os.rmdir(remains.name)
         except OSError as error:
@@ -86,8 +96,4 @@ def reservations(directory: str) -> List[str]:
         names = os.listdir(directory)
     except OSError:
         return []
-    return sorted(set(names) - set(_bookkeeping(directory)))
-
-
-def _bookkeeping(directory: str) -> List[str]:
-    return [name for name in os.listdir(directory) if name == _LOCK or name.startswith(_LAST_GIVEN)]
+    return sorted(name for name in names if name != _LOCK and not name.startswith(_LAST_GIVEN))
