@@ -4,7 +4,7 @@
 
 ``lib/fairlead``        the library (plugins/module_utils) without what only Ansible's modules use
 ``lib/fairlead/agent``  the commands (runtime/*.py)
-``lib/pyroute2``        the controller's pyroute2, whole, behind an ``__init__`` that imports on first use
+``lib/pyroute2``        the controller's pyroute2, whole: its parts import each other in one order that works
 ``bin/fairlead``        the command
 ``units/``              units of systemd
 """
@@ -30,24 +30,6 @@ ONLY_ANSIBLE = ("_ansible.py", "_deps.py")
 # The hash is in the version so that two states of a checkout never share a directory; 48 bits are plenty for that.
 HASH_DIGITS = 12
 _PACKAGE = '# Copyright the Fairlead authors\n# SPDX-License-Identifier: Apache-2.0\n"""{}"""\n'
-_LAZY_INIT = '''"""Made by Fairlead in place of pyroute2's own __init__: the same names, imported on first use.
-
-The original imports all of the package, which costs more time than the work of a short command.
-"""
-
-import importlib
-
-from pyroute2.config.version import __version__
-
-_ORIGIN = {origin}
-__all__ = sorted(_ORIGIN)
-
-
-def __getattr__(name):
-    if name not in _ORIGIN:
-        raise AttributeError(f"module 'pyroute2' has no attribute {{name!r}}")
-    return getattr(importlib.import_module(_ORIGIN[name]), name)
-'''
 
 
 class RuntimeTreeError(Exception):
@@ -144,9 +126,8 @@ def _pyroute2() -> dict[str, bytes]:
             f"pyroute2 {'.'.join(map(str, found))} where ansible-playbook runs is too old: "
             f"pip install 'pyroute2>={wanted}'"
         )
-    files = _python_files(package)
-    files["__init__.py"] = lazy_init(files["__init__.py"].decode()).encode()
-    return {**{f"pyroute2/{path}": content for path, content in files.items()}, **_licences(package)}
+    files = {f"pyroute2/{path}": content for path, content in _python_files(package).items()}
+    return {**files, **_licences(package)}
 
 
 def _version(path: Path) -> tuple[int, ...]:
@@ -161,14 +142,6 @@ def _licences(package: Path) -> dict[str, bytes]:
     folders = package.parent.glob("pyroute2-*.dist-info")
     found = (path for folder in folders for path in folder.rglob("LICENSE*") if path.is_file())
     return {f"pyroute2/{path.name}": path.read_bytes() for path in found}
-
-
-def lazy_init(source: str) -> str:
-    """pyroute2's ``__init__`` as one that imports each of its names on first use."""
-    imports = [node for node in ast.parse(source).body if isinstance(node, ast.ImportFrom)]
-    origin = {alias.asname or alias.name: str(node.module) for node in imports for alias in node.names}
-    lines = "".join(f"    {name!r}: {module!r},\n" for name, module in sorted(origin.items()))
-    return _LAZY_INIT.format(origin="{\n" + lines + "}")
 
 
 def _sha256(content: bytes) -> str:
