@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Callable, Iterator, List, Mapping, Protocol, Sequence
 
 from ._model.errors import FairleadError, UndoError, VerifyError
@@ -31,7 +32,8 @@ class Adapter(Protocol):
 class Combined:
     """Several adapters as one, so that changes of different kinds stand or fall together.
 
-    ``adapters`` maps the kind of an item to the adapter that speaks for it. Operations keep their order.
+    ``adapters`` maps the kind of an item to the adapter that speaks for it. Operations keep their order; those in a row
+    for one adapter reach it in one call.
     """
 
     def __init__(self, adapters: Mapping[str, Adapter]) -> None:
@@ -39,13 +41,14 @@ class Combined:
 
     def read(self) -> State:
         state: State = {}
-        for adapter in self.adapters.values():
+        for adapter in {id(adapter): adapter for adapter in self.adapters.values()}.values():
             state.update(adapter.read())
         return state
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
-        for operation in operations:
-            yield from self.adapters[operation.item.kind].apply([operation])
+        for _adapter, run in itertools.groupby(operations, lambda operation: id(self.adapters[operation.item.kind])):
+            chunk = list(run)
+            yield from self.adapters[chunk[0].item.kind].apply(chunk)
 
 
 @dataclasses.dataclass(frozen=True)

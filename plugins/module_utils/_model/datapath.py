@@ -1,0 +1,186 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel objects of the overlay's datapath in canonical form: what flannel's VXLAN backend makes on a node.
+
+Interfaces are named, never numbered: a device that is made again gets another index. Addresses and networks are
+strings as `ipaddress` prints them, MAC addresses are lower case with colons, either IP family. ``options`` holds what
+objects of ours leave at the kernel's default, as (name, value) pairs; objects of others keep it through an undo.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Hashable, Optional, Tuple
+
+from .item import Item
+
+# linux/neighbour.h NUD_PERMANENT, linux/rtnetlink.h RTPROT_BOOT, RT_TABLE_MAIN, RTN_UNICAST.
+PERMANENT = 0x80
+PROTOCOL_BOOT = 3
+TABLE_MAIN = 254
+TYPE_UNICAST = 1
+
+Options = Tuple[Tuple[str, Hashable], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class VxlanDevice(Item):
+    """A VXLAN device. ``link`` is the underlying interface ("" when there is none), ``local`` the outer source address.
+
+    ``accept_ra`` is the sysctl, None when this node has no such key or does not let it be written. ``defaults`` are
+    properties that are kept through an undo but not compared, because flannel leaves them alone too.
+    """
+
+    kind: ClassVar[str] = "vxlan"
+    name: str
+    vni: int
+    link: str
+    local: str
+    port: int
+    mac: str
+    mtu: int
+    learning: bool = False
+    gbp: bool = False
+    accept_ra: Optional[int] = 0
+    options: Options = ()
+    defaults: Options = dataclasses.field(default=(), compare=False)
+
+    @property
+    def identity(self) -> Tuple[Hashable, ...]:
+        return (self.name,)
+
+    def __str__(self) -> str:
+        words = [f"vxlan {self.name} id {self.vni} local {self.local} dev {self.link} dstport {self.port}"]
+        words += ["learning" if self.learning else "nolearning", *(["gbp"] if self.gbp else [])]
+        words += [f"address {self.mac} mtu {self.mtu}"]
+        if self.accept_ra is not None:
+            words.append(f"accept_ra {self.accept_ra}")
+        return " ".join([*words, *_shown(self.options)])
+
+    def changeable_to(self, other: VxlanDevice) -> bool:
+        """Whether the kernel turns this device into ``other`` in place."""
+        return dataclasses.replace(self, mtu=other.mtu, accept_ra=other.accept_ra) == other
+
+
+@dataclasses.dataclass(frozen=True)
+class LinkUp(Item):
+    """The device is administratively up."""
+
+    kind: ClassVar[str] = "link_up"
+    device: str
+
+    @property
+    def identity(self) -> Tuple[Hashable, ...]:
+        return (self.device,)
+
+    def __str__(self) -> str:
+        return f"link {self.device} up"
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceAddress(Item):
+    """An address with its prefix length ("10.244.3.0/32") on a device."""
+
+    kind: ClassVar[str] = "address"
+    device: str
+    address: str
+    scope: int = 0
+    options: Options = dataclasses.field(default=(), compare=False)
+
+    @property
+    def identity(self) -> Tuple[Hashable, ...]:
+        return (self.device, self.address)
+
+    def __str__(self) -> str:
+        return f"address {self.address} dev {self.device}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Neighbor(Item):
+    """A permanent neighbor (ARP) entry."""
+
+    kind: ClassVar[str] = "neighbor"
+    device: str
+    address: str
+    mac: str
+    options: Options = dataclasses.field(default=(), compare=False)
+
+    @property
+    def identity(self) -> Tuple[Hashable, ...]:
+        return (self.device, self.address)
+
+    def __str__(self) -> str:
+        return f"neighbor {self.address} lladdr {self.mac} dev {self.device}"
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardingEntry(Item):
+    """An entry of a VXLAN device's own forwarding table: frames to ``mac`` go to the outer address ``destination``."""
+
+    kind: ClassVar[str] = "fdb"
+    device: str
+    mac: str
+    destination: str
+    state: int = PERMANENT
+    options: Options = ()
+
+    @property
+    def many(self) -> bool:
+        """Whether the kernel keeps several destinations: it does for the all-zero and for multicast addresses."""
+        return self.mac == "00:00:00:00:00:00" or bool(int(self.mac[:2], 16) & 1)
+
+    @property
+    def identity(self) -> Tuple[Hashable, ...]:
+        one = (self.device, self.mac)
+        return (*one, self.destination, self.options) if self.many else one
+
+    def __str__(self) -> str:
+        state = "" if self.state == PERMANENT else f"state {self.state:#x}"
+        words = [f"fdb {self.mac} dst {self.destination} dev {self.device} self", state, *_shown(self.options)]
+        return " ".join(word for word in words if word)
+
+
+@dataclasses.dataclass(frozen=True)
+class Route(Item):
+    """A route with one next hop. ``device`` is "" for routes without one (blackhole and the like), ``type`` is RTN_*,
+    ``nexthop_id`` the nexthop object it goes through (0: none)."""
+
+    kind: ClassVar[str] = "route"
+    destination: str
+    gateway: str
+    device: str
+    onlink: bool = True
+    protocol: int = PROTOCOL_BOOT
+    scope: int = 0
+    metric: int = 0
+    table: int = TABLE_MAIN
+    type: int = TYPE_UNICAST
+    tos: int = 0
+    source: str = ""
+    nexthop_id: int = 0
+    options: Options = ()
+
+    @property
+    def identity(self) -> Tuple[Hashable, ...]:
+        return (self.table, self.destination, self.tos, self.metric)
+
+    def __str__(self) -> str:
+        words = [f"route {self.destination}"]
+        words += [f"via {self.gateway}"] if self.gateway else []
+        words += [f"dev {self.device}"] if self.device else []
+        words += ["onlink"] if self.onlink else []
+        words += [
+            f"{name} {getattr(self, name)}"
+            for name in ("protocol", "scope", "metric", "table", "type", "tos", "source", "nexthop_id")
+            if getattr(self, name) != getattr(Route, name)
+        ]
+        return " ".join([*words, *_shown(self.options)])
+
+
+def device_of(item: Item) -> str:
+    """The device that an item is, or hangs on; "" for items without one."""
+    return str(item.name if isinstance(item, VxlanDevice) else getattr(item, "device", ""))
+
+
+def _shown(options: Options) -> Tuple[str, ...]:
+    return tuple(f"{name} {value}" for name, value in options)

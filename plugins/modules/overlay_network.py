@@ -1,0 +1,265 @@
+#!/usr/bin/python
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""The flannel VXLAN datapath of one node."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: overlay_network
+short_description: Keep the flannel VXLAN datapath of this node
+version_added: 0.1.0
+author: the Fairlead authors
+description:
+  - Brings the VXLAN device, its address, and for each peer a neighbor, a forwarding entry and a route to exactly what
+    flannel's vxlan backend makes, so that nodes with a real flanneld are full peers.
+  - Reads the kernel, sends only what differs, reads again to verify, and takes everything back when a step fails.
+    Additions go from device to route, removals from route to device, so that no other peer loses a packet.
+  - The MTU changes in place. A device that differs in anything else (underlying interface, addresses, port, learning,
+    group policy, MAC address) is made anew with all that hangs on it.
+  - The device is ours alone. Routes, permanent neighbors, permanent forwarding entries on it that no peer explains, and
+    other addresses in O(network), are removed. Entries of the kernel itself stay, and so do addresses outside of
+    O(network). Other devices are never touched, with one exception as in flannel, namely that a route in the main table
+    to a peer's very subnet without a metric is replaced, wherever it goes.
+  - An interface of the device's name that is no VXLAN device is refused with V(overridden) and left alone with
+    V(deleted). A connected network of the node that equals a peer's subnet is refused.
+  - The document is kept on the node and applied again at boot. When O(backend.vni) changes, the device of the kept
+    document is removed.
+extends_documentation_fragment: fairlead.cluster.attributes
+requirements:
+  - pyroute2 >= 0.9.7 on the node, which role fairlead.cluster.node brings
+options:
+  state:
+    description:
+      - V(overridden) makes exactly what is declared.
+      - V(deleted) removes the device, all that hangs on it, and O(subnet_env).
+      - V(gathered) reads only. Peers come without names, which the kernel does not know.
+    type: str
+    choices: [overridden, deleted, gathered]
+    default: overridden
+  network:
+    description: Pod network of the cluster in CIDR form, IPv4, at most a /28.
+    type: str
+    default: 10.244.0.0/16
+  backend:
+    description: How packets travel between nodes.
+    type: dict
+    default: {}
+    suboptions:
+      type:
+        description: Kind of backend.
+        type: str
+        choices: [vxlan]
+        default: vxlan
+      vni:
+        description:
+          - VXLAN network identifier, 1 to 9999999. The device is called C(flannel.VNI).
+          - Larger identifiers exist in VXLAN, but the name of the device would be longer than the kernel allows.
+        type: int
+        default: 1
+      port:
+        description: UDP port, 1 to 65535. 8472 is flannel's and the kernel's default, 4789 the one of IANA.
+        type: int
+        default: 8472
+      mtu:
+        description:
+          - MTU of the underlay in bytes, 118 to that of the interface. V(0) takes the interface's.
+          - The device gets 50 less.
+        type: int
+        default: 0
+  node:
+    description: This node. Required with O(state=overridden).
+    type: dict
+    suboptions: &member
+      name:
+        description: Name of the node, lower-case RFC 1123. Only peers may be without one.
+        type: str
+      address:
+        description: Address on the underlay, outside of O(network).
+        type: str
+        required: true
+      subnet:
+        description: Pod subnet of the node, inside O(network) and at least two bits longer, at most a /30.
+        type: str
+        required: true
+      mac:
+        description: MAC address of the node's VXLAN device. Keep it for the life of the node.
+        type: str
+        required: true
+      backend_type:
+        description: Ignored. Accepted so that leases of M(fairlead.cluster.overlay_lease) can be handed on.
+        type: str
+      ttl:
+        description: Ignored, like O(peers[].backend_type).
+        type: int
+  peers:
+    description:
+      - The other nodes. An entry with the name of O(node) is skipped, so the same list serves all nodes.
+      - Names, addresses, MAC addresses and subnets must be unique, and subnets must not overlap.
+    type: list
+    elements: dict
+    default: []
+    suboptions: *member
+  interface:
+    description:
+      - Interface that carries the overlay. Default is the one that holds the address of O(node).
+    type: str
+  subnet_env:
+    description: The file that flannel's CNI plugin reads. Not written by default.
+    type: dict
+    suboptions:
+      path:
+        description: Absolute path.
+        type: path
+        default: /run/flannel/subnet.env
+      ipmasq:
+        description: Whether the node masquerades pod traffic, so that the plugin must not.
+        type: bool
+        default: false
+seealso:
+  - module: fairlead.cluster.overlay_lease
+  - module: fairlead.cluster.masquerade
+"""
+
+EXAMPLES = r"""
+- name: Connect two nodes
+  fairlead.cluster.overlay_network:
+    network: 10.244.0.0/16
+    node: {name: w1, address: 192.0.2.14, subnet: 10.244.4.0/24, mac: "02:5e:10:00:00:04"}
+    peers:
+      - {name: w2, address: 192.0.2.15, subnet: 10.244.5.0/24, mac: "02:5e:10:00:00:05"}
+
+# before: nothing
+# operations:
+#   - + vxlan flannel.1 id 1 local 192.0.2.14 dev eth0 dstport 8472 nolearning address 02:5e:10:00:00:04 mtu 1450 ...
+#   - + address 10.244.4.0/32 dev flannel.1
+#   - + link flannel.1 up
+#   - + neighbor 10.244.5.0 lladdr 02:5e:10:00:00:05 dev flannel.1
+#   - + fdb 02:5e:10:00:00:05 dst 192.0.2.15 dev flannel.1 self
+#   - + route 10.244.5.0/24 via 10.244.5.0 dev flannel.1 onlink
+
+- name: See what is there
+  fairlead.cluster.overlay_network:
+    state: gathered
+  register: datapath
+
+- name: Remove the datapath
+  fairlead.cluster.overlay_network:
+    state: deleted
+"""
+
+RETURN = r"""
+before:
+  description: The objects of the datapath as found. Their C(kind) is C(vxlan), C(address), C(link_up), C(neighbor),
+    C(fdb), C(route) or C(file).
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - {kind: link_up, device: flannel.1}
+after:
+  description: The same after the run (check mode would be).
+  returned: success
+  type: list
+  elements: dict
+operations:
+  description: One line for each change, in order.
+  returned: success
+  type: list
+  elements: str
+device:
+  description: Name of the VXLAN device.
+  returned: success
+  type: str
+  sample: flannel.1
+mtu:
+  description: MTU of the device, which is the largest for pods. Null without a device.
+  returned: success
+  type: int
+  sample: 1450
+gathered:
+  description: What is there in the form of the parameters.
+  returned: with O(state=gathered)
+  type: dict
+  sample:
+    interface: eth0
+    backend: {type: vxlan, vni: 1, port: 8472, mtu: 1500}
+    node: {address: 192.0.2.14, mac: "02:5e:10:00:00:04", device_addresses: [10.244.4.0/32]}
+    peers:
+      - {subnet: 10.244.5.0/24, mac: "02:5e:10:00:00:05", address: 192.0.2.15}
+"""
+
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._ansible import result_of, run
+from ..module_utils._deps import require_pyroute2
+from ..module_utils._desired import store
+from ..module_utils._desired.overlay_network import KIND, converge, described, device_mtu, gather
+from ..module_utils._engine import Outcome, together
+from ..module_utils._system.runner import module_runner
+
+IDENTITY = ("name", "address", "subnet", "mac")
+MEMBER = {
+    **{name: {"type": "str", "required": name != "name"} for name in IDENTITY},
+    "backend_type": {"type": "str"},
+    "ttl": {"type": "int"},
+}
+BACKEND = {
+    "type": {"type": "str", "choices": ["vxlan"], "default": "vxlan"},
+    "vni": {"type": "int", "default": 1},
+    "port": {"type": "int", "default": 8472},
+    "mtu": {"type": "int", "default": 0},
+}
+SUBNET_ENV = {
+    "path": {"type": "path", "default": "/run/flannel/subnet.env"},
+    "ipmasq": {"type": "bool", "default": False},
+}
+SPEC = {
+    "state": {"type": "str", "choices": ["overridden", "deleted", "gathered"], "default": "overridden"},
+    "network": {"type": "str", "default": "10.244.0.0/16"},
+    "backend": {"type": "dict", "default": {}, "options": BACKEND},
+    "node": {"type": "dict", "options": MEMBER},
+    "peers": {"type": "list", "elements": "dict", "default": [], "options": MEMBER},
+    "interface": {"type": "str"},
+    "subnet_env": {"type": "dict", "options": SUBNET_ENV},
+}
+
+
+def body(module: AnsibleModule) -> Dict[str, Any]:
+    require_pyroute2(module)
+    document, state = _document(module.params), module.params["state"]
+    if state == "gathered":
+        found = gather(document)
+        result = result_of(module, Outcome(found, found, []), "overlay network")
+        return {**result, **_about(document, Outcome(found, found, [])), "gathered": described(found)}
+    outcome = converge({**document, "state": state}, module.check_mode, module_runner(module))
+    save, check = state == "overridden", module.check_mode
+    kept = store.save(KIND, document, check) if save else store.forget(KIND, check)
+    return {**result_of(module, together(outcome, kept), "overlay network"), **_about(document, outcome)}
+
+
+def _document(params: Dict[str, Any]) -> Dict[str, Any]:
+    """What is remembered: without the state, and without what only tells of the age of a lease."""
+    document = {key: value for key, value in params.items() if key != "state"}
+    node = document["node"]
+    return {**document, "node": node and _identity(node), "peers": [_identity(peer) for peer in document["peers"]]}
+
+
+def _identity(member: Dict[str, Any]) -> Dict[str, Any]:
+    return {key: member[key] for key in IDENTITY}
+
+
+def _about(document: Dict[str, Any], outcome: Outcome) -> Dict[str, Any]:
+    vni = (document["backend"] or {}).get("vni", 1)
+    return {"device": f"flannel.{vni}", "mtu": device_mtu(outcome)}
+
+
+def main() -> None:
+    required = [("state", "overridden", ["node"])]
+    run(AnsibleModule(SPEC, required_if=required, supports_check_mode=True), body)
+
+
+if __name__ == "__main__":
+    main()
