@@ -72,6 +72,8 @@ def has_lan(lab: Lab) -> bool:
 def remove_port(lab: Lab, node: str) -> None:
     """Remove the port of an earlier boot, if there is one."""
     _succeeds("ip", "-n", lab.netns, "link", "delete", "dev", port(node))
+    # While the host remembers the node's hardware address, a connection to a node that is off takes a minute to fail.
+    _succeeds("ip", "-n", lab.netns, "neighbor", "delete", lab.nodes[node], "dev", BRIDGE)
 
 
 def add_veth(lab: Lab, node: str, node_netns: Path) -> None:
