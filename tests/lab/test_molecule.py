@@ -1,0 +1,43 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""The molecule scenarios that run on lab nodes, each from creation to destruction."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab import lifecycle, network, processes, state
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+MOLECULE = Path(sys.executable).with_name("molecule")
+STEPS = ("create", "check", "converge", "idempotence", "verify", "destroy")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "lab"),
+    [("default", "molecule"), ("single", "molecule-single"), ("external_etcd", "molecule-external")],
+)
+def test_scenario_passes_and_leaves_nothing(scenario: str, lab: str, tmp_path: Path) -> None:
+    # Molecule keeps its state under the home directory.
+    environment = {**os.environ, "HOME": str(tmp_path), "NO_COLOR": "1"}
+    environment.pop("FORCE_COLOR", None)
+    try:
+        done = subprocess.run(
+            [str(MOLECULE), "test", "-s", scenario], cwd=state.REPO, env=environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=900,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-6000:]
+        details = done.stdout.rpartition("DETAILS")[2]
+        for step in STEPS:
+            assert f"{scenario} ➜ {step}: Executed: Successful" in details, details
+        assert not network.namespace(state.netns_name(lab)).exists()
+        assert not state.lab_dir(lab).exists()
+        assert processes.marked(state.lab_dir(lab)) == []
+    finally:
+        lifecycle.down(lab)
