@@ -5,15 +5,31 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any, Callable, Dict, Iterable, List, Mapping
+import os
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+import yaml
 from ansible.errors import AnsibleFilterError
+from jinja2 import Undefined
+
+try:
+    # Where a value was declared; ansible-core keeps it to itself, so messages do without when it moves.
+    from ansible._internal._datatag._tags import Origin
+except ImportError:
+    Origin = None
 
 # Where a node's address is declared, the first that is there counts.
 ADDRESS_VARIABLES = ("cluster_node_address", "ansible_host")
+CLUSTER_PREFIX = "cluster_"
+ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+HostVars = Mapping[str, Mapping[str, Any]]
+# A declaration, without the hosts that have it: name, value as text, place, reason for having no value.
+Declaration = Tuple[str, str, str, str]
 
 
-def cluster_nodes(hosts: Iterable[str], hostvars: Mapping[str, Mapping[str, Any]]) -> List[Dict[str, str]]:
+def cluster_nodes(hosts: Iterable[str], hostvars: HostVars) -> List[Dict[str, str]]:
     """``[{name, address}]`` in the order of ``hosts``. Raises AnsibleFilterError naming a host without address."""
     return [{"name": str(host), "address": _declared_address(str(host), hostvars[host])} for host in hosts]
 
@@ -31,6 +47,101 @@ def _declared_address(host: str, variables: Mapping[str, Any]) -> str:
         ) from None
 
 
+def cluster_declaration(groups: Mapping[str, Sequence[str]], hostvars: HostVars) -> Dict[str, Any]:
+    """Everything that was declared for the collection's roles, as module ``cluster_preflight`` takes it.
+
+    Fails for nothing that a user can get wrong: a value that cannot be computed yet is passed on as such.
+    """
+    options = _known_options(ROLES)
+    prefixes = (CLUSTER_PREFIX, *sorted(f"{path.name}_" for path in ROLES.iterdir() if path.is_dir()))
+    names = (*prefixes, *ADDRESS_VARIABLES)
+    hosts = [str(host) for host in groups["all"]]
+    return {
+        "groups": {str(name): [str(host) for host in members] for name, members in groups.items()},
+        "settings": list(_settings(hosts, hostvars, names, options)),
+        "options": {name: {key: option[key] for key in ("type", "choices")} for name, option in options.items()},
+        "prefixes": list(prefixes),
+    }
+
+
+def _known_options(roles: Path) -> Dict[str, Dict[str, Any]]:
+    """Name to type, choices and no_log of every variable that some role takes."""
+    options: Dict[str, Dict[str, Any]] = {}
+    for path in sorted(roles.glob("*/meta/argument_specs.yml")):
+        specs = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]
+        for spec in specs.values():
+            for name, option in (spec.get("options") or {}).items():
+                options.setdefault(name, _option(option))
+    return options
+
+
+def _option(option: Mapping[str, Any]) -> Dict[str, Any]:
+    return {
+        "type": option.get("type", "str"),
+        "choices": [str(choice) for choice in option.get("choices") or []],
+        "no_log": bool(option.get("no_log", False)),
+    }
+
+
+def _settings(
+    hosts: List[str], hostvars: HostVars, names: Tuple[str, ...], options: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Dict[str, Any]]:
+    """Equal declarations of several hosts become one entry; without ``hosts`` it holds for all."""
+    found: Dict[Declaration, Tuple[Any, List[str]]] = {}
+    for host in hosts:
+        variables = hostvars[host]
+        for name in variables:
+            if str(name).startswith(names) and not _is_internal(name):
+                value, reason = _value(variables, name, options)
+                key = (str(name), f"{type(value).__name__} {value!r}", _place(name), reason)
+                found.setdefault(key, (value, []))[1].append(host)
+    for (name, _text, place, reason), (value, having) in found.items():
+        entry = {"name": name, "value": value, "where": place, "unresolved": reason}
+        yield entry if len(having) == len(hosts) > 1 else {**entry, "hosts": having}
+
+
+def _value(variables: Mapping[str, Any], name: str, options: Mapping[str, Mapping[str, Any]]) -> Tuple[Any, str]:
+    """The value as plain data, and why there is none: a secret, or a template that cannot be resolved yet."""
+    if options.get(name, {}).get("no_log"):
+        return None, "a secret"
+    try:
+        return _plain(variables[name]), ""
+    except Exception as error:  # any plugin or test a template names may raise whatever it likes
+        return None, str(error).splitlines()[0]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Undefined):
+        raise ValueError(value._undefined_message)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, float)):
+        return value
+    return int(value) if isinstance(value, int) else str(value)
+
+
+def _origin(name: str) -> Optional[Any]:
+    return Origin.get_tag(name) if Origin is not None else None
+
+
+def _is_internal(name: str) -> bool:
+    """Whether one of our own roles set the variable (a fact of an earlier play), not a user."""
+    path = getattr(_origin(name), "path", None)
+    return bool(path) and ROLES in Path(path).resolve().parents
+
+
+def _place(name: str) -> str:
+    """File and line of a declaration, as short as it can be; empty when not known."""
+    origin = _origin(name)
+    if origin is None or not origin.path:
+        return str(origin or "")
+    path = os.path.relpath(origin.path)
+    shown = origin.path if path.startswith(os.pardir) else path
+    return f"{shown}:{origin.line_num}" if origin.line_num else str(shown)
+
+
 class FilterModule:
     def filters(self) -> Dict[str, Callable[..., Any]]:
-        return {"cluster_nodes": cluster_nodes}
+        return {"cluster_nodes": cluster_nodes, "cluster_declaration": cluster_declaration}
