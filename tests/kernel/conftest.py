@@ -89,7 +89,7 @@ def run_module(state_dir: Path, root_dir: Path, tmp_path: Path) -> RunModule:
             json.dumps({"ANSIBLE_MODULE_ARGS": {**args, **internal}}),
             environment,
         )
-        assert done.stdout.startswith("{"), f"module {name} gave no result:\n{done.stdout}{done.stderr}"
+        assert done.stdout.lstrip().startswith("{"), f"module {name} gave no result:\n{done.stdout}{done.stderr}"
         result: dict[str, Any] = json.loads(done.stdout)
         assert bool(result.get("failed")) == fails, f"module {name}: {result.get('msg', result)}\n{done.stderr}"
         return result
