@@ -39,9 +39,6 @@ class ActionModule(ActionBase):
         result.pop("invocation", None)
         return result
 
-    def cleanup(self, force: bool = False) -> None:
-        self._remove_tmp_path(self._connection._shell.tmpdir, force=force)
-
     def _tree(self) -> Tree:
         try:
             return build(ROOT)
