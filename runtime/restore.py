@@ -16,6 +16,8 @@ from . import documents
 # unit of systemd tries again.
 WAIT_SECONDS = 30.0
 _POLL_SECONDS = 0.25
+# Lines for each kind. A large cluster has thousands of routes, and a journal rotates.
+_SHOWN = 50
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -62,10 +64,11 @@ def _restore(kind: str, deadline: float) -> bool:
 
 
 def _report(kind: str) -> None:
-    outcome = documents.converge(kind, check=False)
-    for operation in outcome.operations:
+    operations = documents.converge(kind, check=False).operations
+    for operation in operations[:_SHOWN]:
         print(f"{kind}: {operation}")
-    print(f"{kind}: restored, {len(outcome.operations)} changes", flush=True)
+    more = f", of which {len(operations) - _SHOWN} are not shown" if len(operations) > _SHOWN else ""
+    print(f"{kind}: restored, {len(operations)} changes{more}", flush=True)
 
 
 def _fail(kind: str, reason: str) -> bool:
