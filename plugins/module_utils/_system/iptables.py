@@ -1,0 +1,172 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Our chains of iptables: read from iptables-save(8), replaced a table at a time by iptables-restore(8)."""
+
+from __future__ import annotations
+
+import re
+from typing import Dict, List, Optional, Tuple
+
+from .._model.item import Item, State, state_of
+from .._model.masquerade import MASQUERADE, FilterObject, FilterRule, MasqueradeSpec, Match, Rule
+from .packet_filter import FORWARD_COMMENT, MASQUERADE_COMMENT, MissingError, UnsupportedError, refused
+from .runner import Runner
+
+NFT, LEGACY = "iptables-nft", "iptables-legacy"
+# Our chain of each table, the chain of the kernel that jumps to it, and the comment of all rules.
+_CHAINS = {
+    "nat": ("FAIRLEAD-POSTRTG", "POSTROUTING", MASQUERADE_COMMENT),
+    "filter": ("FAIRLEAD-FWD", "FORWARD", FORWARD_COMMENT),
+}
+_VERDICTS = {MASQUERADE: "MASQUERADE --random-fully"}
+_RULE = re.compile(r"-A (\S+) ?(.*)")
+# What iptables-nft-save says, with status 0, of a table that was made by nft itself.
+_UNREADABLE = re.compile(r"# Table `(nat|filter)' is incompatible")
+# A transaction that leaves nothing behind but, with iptables-nft, an empty table.
+_PROBE = "*nat\n:FAIRLEAD-PROBE - [0:0]\n-F FAIRLEAD-PROBE\n-X FAIRLEAD-PROBE\nCOMMIT\n"
+
+
+class Iptables:
+    """One way of the packet filter: ``command`` with its -save and -restore, speaking to ``backend`` of the kernel."""
+
+    def __init__(self, command: str, backend: str, runner: Runner) -> None:
+        self.command = command
+        self.backend = backend
+        self.runner = runner
+
+    def read(self) -> State:
+        """Raises MissingError without the command, UnsupportedError when the kernel has no such tables.
+
+        Without a table's name, iptables-save tells of tables in use only, and does not bring others into being.
+        """
+        saved = self._run([f"{self.command}-save"])
+        unreadable = _UNREADABLE.search(saved)
+        if unreadable:
+            raise UnsupportedError(f"{self.command} cannot work with table {unreadable[1]}, which nft changed")
+        return state_of(_items(self.backend, saved))
+
+    def probe(self, check: bool) -> None:
+        """Listing a table may succeed where making one does not (iptables-nft on a kernel without family ip), but is
+        all that can be done in check mode. May bring table nat into being, empty."""
+        self._run([self.command, "-w", "-t", "nat", "-S"])
+        if not check:
+            self._restore(_PROBE)
+
+    def wanted(self, spec: MasqueradeSpec) -> State:
+        rules = {"nat": spec.postrouting, "filter": spec.forward}
+        items: List[Item] = []
+        for table, (chain, parent, comment) in _CHAINS.items():
+            if rules[table]:
+                items.append(FilterObject(self.backend, table, f"chain {chain}"))
+                items += [self._rule(table, chain, at, _text(rule, comment)) for at, rule in enumerate(rules[table], 1)]
+                items.append(self._rule(table, parent, 1, f"{_comment(comment)} -j {chain}"))
+        return state_of(items)
+
+    def write(self, table: str, have: State, want: State) -> None:
+        """Jumps go first, so that nothing points at a chain that goes."""
+        chain = _CHAINS[table][0]
+        old, new = _lines(have), _lines(want)
+        old.pop(chain, None)
+        rules = new.pop(chain, [])
+        lines = [f"*{table}"]
+        if any(isinstance(item, FilterObject) for item in want.values()):
+            lines += [f":{chain} - [0:0]", *(f"-A {chain} {rule}" for rule in rules), *_jump_changes(old, new)]
+        else:
+            lines += [*_jump_changes(old, new), f"-F {chain}", f"-X {chain}"]
+        self._restore("\n".join([*lines, "COMMIT", ""]))
+
+    def _restore(self, data: str) -> None:
+        self._run([f"{self.command}-restore", "--noflush", "-w"], data)
+
+    def _rule(self, table: str, chain: str, position: int, text: str) -> FilterRule:
+        return FilterRule(self.backend, table, chain, position, text)
+
+    def _run(self, words: List[str], data: Optional[str] = None) -> str:
+        status, output, error = self.runner(words, data)
+        if status == 127:
+            raise MissingError(f"command {words[0]} is missing (package iptables)")
+        if status != 0:
+            raise refused(words[0], error or output)
+        return output
+
+
+def find(runner: Runner) -> List[Iptables]:
+    """Both kinds of iptables, the kind first that command iptables is. Other than that may or may not be installed."""
+    status, output, error = runner(["iptables", "--version"])
+    commands = {NFT: "iptables-nft", LEGACY: "iptables-legacy"}
+    if status == 127:
+        return [Iptables(command, backend, runner) for backend, command in commands.items()]
+    # Before 1.8 there was only one kind, and the version does not name it. On a kernel without nftables, not even the
+    # version gets printed.
+    default = NFT if "nft" in error or "nf_tables" in output else LEGACY
+    return [Iptables("iptables", default, runner)] + [
+        Iptables(command, backend, runner) for backend, command in commands.items() if backend != default
+    ]
+
+
+def _items(backend: str, saved: str) -> List[Item]:
+    """Our chains, their rules, and all rules elsewhere that lead into them."""
+    items: List[Item] = []
+    positions: Dict[Tuple[str, str], int] = {}
+    table = ""
+    for line in saved.splitlines():
+        if line.startswith("*"):
+            table = line[1:].strip()
+        ours = _CHAINS[table][0] if table in _CHAINS else ""
+        if ours and line.startswith(f":{ours} "):
+            items.append(FilterObject(backend, table, f"chain {ours}"))
+        rule = _RULE.fullmatch(line.strip()) if ours else None
+        if rule and (rule[1] == ours or _leads_to(rule[2], ours)):
+            position = positions[table, rule[1]] = positions.get((table, rule[1]), 0) + 1
+            items.append(FilterRule(backend, table, rule[1], position, rule[2]))
+    return items
+
+
+def _leads_to(rule: str, chain: str) -> bool:
+    return re.search(rf"(^| )-[jg] {re.escape(chain)}( |$)", rule) is not None
+
+
+def _lines(state: State) -> Dict[str, List[str]]:
+    """Rules by chain, in order."""
+    lines: Dict[str, List[str]] = {}
+    rules = [item for item in state.values() if isinstance(item, FilterRule)]
+    for item in sorted(rules, key=lambda item: item.position):
+        lines.setdefault(item.chain, []).append(item.rule)
+    return lines
+
+
+def _jump_changes(old: Dict[str, List[str]], new: Dict[str, List[str]]) -> List[str]:
+    """What has to go, then what is missing; a jump that is there as wanted keeps its place among others' rules."""
+    gone = [f"-D {chain} {rule}" for chain, rules in old.items() for rule in _beyond(rules, new.get(chain, []))]
+    return gone + [f"-A {chain} {rule}" for chain, rules in new.items() for rule in _beyond(rules, old.get(chain, []))]
+
+
+def _beyond(rules: List[str], others: List[str]) -> List[str]:
+    """Rules without counterpart among the others; of equal ones as many as there are more."""
+    left = list(others)
+    beyond = []
+    for rule in rules:
+        if rule in left:
+            left.remove(rule)
+        else:
+            beyond.append(rule)
+    return beyond
+
+
+def _text(rule: Rule, comment: str) -> str:
+    """A rule as iptables-save prints it: addresses, other matches, target."""
+    words = [_address("-s", rule.source), _address("-d", rule.destination)]
+    if rule.mark is not None:
+        words.append(f"-m mark --mark {rule.mark:#x}/{rule.mark:#x}")
+    words += [_comment(comment), f"-j {_VERDICTS.get(rule.verdict, rule.verdict.upper())}"]
+    return " ".join(filter(None, words))
+
+
+def _address(option: str, match: Optional[Match]) -> str:
+    if match is None:
+        return ""
+    return f"{'! ' if match.negated else ''}{option} {match.network}"
+
+
+def _comment(comment: str) -> str:
+    return f'-m comment --comment "{comment}"'

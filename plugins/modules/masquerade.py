@@ -1,0 +1,149 @@
+#!/usr/bin/python
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Masquerade and forward rules for pod traffic."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: masquerade
+short_description: Masquerade pod traffic that leaves the cluster, and let pod traffic be forwarded
+version_added: 0.1.0
+author: the Fairlead authors
+description:
+  - Keeps the rules that flannel sets on a node, under names of its own. Pods reach each other with their own addresses,
+    and the outside with the address of their node. Packets that kube-proxy marked (0x4000) are left to kube-proxy.
+  - With nftables, the rules are in chains C(postrouting) and C(forward) of table C(ip fairlead), which belongs to this
+    module alone. With iptables, they are in chain C(FAIRLEAD-POSTRTG) of table nat and C(FAIRLEAD-FWD) of table filter,
+    each with one jump at the end of C(POSTROUTING) and C(FORWARD). All other rules stay as they are.
+  - The rules of a table are replaced at once, and only when they differ. A jump that is there stays where it is.
+  - Rules in the backend that is not used any more are removed after those of the new one are in force.
+  - The node remembers the declaration and restores the rules at boot; C(fairlead verify) on the node tells when
+    something else changed them.
+extends_documentation_fragment: fairlead.cluster.attributes
+notes:
+  - An accepting chain of nftables does not overrule another chain that drops. On a node whose C(FORWARD) policy of
+    iptables is DROP, use O(backend=iptables).
+  - In check mode, a backend whose command is not installed yet counts as one that will work.
+  - Whether iptables works is found out by listing its table nat, which makes the kernel set up that table, empty.
+options:
+  network:
+    description:
+      - IPv4 network of all pods, such as V(10.244.0.0/16).
+      - Required with O(state=present).
+    type: str
+  subnet:
+    description:
+      - Network of the pods on this node, inside O(network).
+      - Required with O(state=present).
+    type: str
+  backend:
+    description:
+      - What holds the rules.
+      - V(auto) stays with the backend that has them already. Otherwise it takes nftables if the command C(nft) is there
+        and the kernel has NAT tables of nftables for IPv4, and else iptables.
+      - V(iptables) takes the first that works of the commands C(iptables) and C(iptables-legacy), where C(iptables) may
+        be either kind.
+    type: str
+    choices: [auto, nftables, iptables]
+    default: auto
+  masquerade:
+    description: Whether to have the masquerade rules.
+    type: bool
+    default: true
+  forward:
+    description: Whether to have the rules that accept forwarded pod traffic.
+    type: bool
+    default: true
+  state:
+    description: With V(absent), the rules are removed from all backends.
+    type: str
+    choices: [present, absent]
+    default: present
+seealso:
+  - module: fairlead.cluster.overlay_lease
+  - module: fairlead.cluster.overlay_network
+"""
+
+EXAMPLES = r"""
+- name: Masquerade and accept pod traffic
+  fairlead.cluster.masquerade:
+    network: 10.244.0.0/16
+    subnet: 10.244.1.0/24
+
+# before: no rules
+# operations:
+#   - + nftables ip fairlead chain forward hook forward, policy accept, prio 0, type filter
+#   - + nftables ip fairlead chain postrouting hook postrouting, policy accept, prio 100, type nat
+#   - + nftables ip fairlead table
+#   - + nftables ip fairlead forward 1: ip saddr 10.244.0.0/16 accept comment "fairlead forward"
+#   - ...
+
+- name: Remove the rules
+  fairlead.cluster.masquerade:
+    state: absent
+"""
+
+RETURN = r"""
+before:
+  description: Our chains and rules as found, in all backends.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - kind: filter_rule
+      backend: nftables
+      table: ip fairlead
+      chain: forward
+      position: 1
+      rule: ip saddr 10.244.0.0/16 accept comment "fairlead forward"
+after:
+  description: The same after the run (check mode would be).
+  returned: success
+  type: list
+  elements: dict
+operations:
+  description: One line for each change.
+  returned: success
+  type: list
+  elements: str
+"""
+
+from typing import Any, Dict
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._ansible import result_of, run
+from ..module_utils._desired import store
+from ..module_utils._desired.masquerade import converge
+from ..module_utils._engine import together
+from ..module_utils._system.runner import module_runner
+
+KIND = "masquerade"
+ARGUMENTS = {
+    "network": {"type": "str"},
+    "subnet": {"type": "str"},
+    "backend": {"type": "str", "choices": ["auto", "nftables", "iptables"], "default": "auto"},
+    "masquerade": {"type": "bool", "default": True},
+    "forward": {"type": "bool", "default": True},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+}
+REQUIRED = [("state", "present", ("network", "subnet"))]
+
+
+def body(module: AnsibleModule) -> Dict[str, Any]:
+    document = {name: module.params[name] for name in ARGUMENTS}
+    outcome = converge(document, module.check_mode, module_runner(module))
+    if document["state"] == "present":
+        remember = store.save(KIND, document, module.check_mode)
+    else:
+        remember = store.forget(KIND, module.check_mode)
+    return result_of(module, together(outcome, remember), "masquerade and forward rules")
+
+
+def main() -> None:
+    run(AnsibleModule(ARGUMENTS, required_if=REQUIRED, supports_check_mode=True), body)
+
+
+if __name__ == "__main__":
+    main()
