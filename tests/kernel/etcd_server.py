@@ -66,7 +66,8 @@ class Cluster:
         }
 
     def _certify(self) -> None:
-        addresses = [member["address"] for member in self.members]
+        # A peer's address is checked too, and on loopback connections come from 127.0.0.1.
+        addresses = ["127.0.0.1", *(member["address"] for member in self.members)]
         both = {"common_name": "etcd", "addresses": addresses, "usages": ["server", "client"]}
         wanted: list[dict[str, Any]] = [
             {"name": "etcd-server", "authority": "etcd", **both},
@@ -140,9 +141,7 @@ class Cluster:
         for name in list(self.processes):
             self.kill(name)
 
-    def etcdctl(
-        self, *arguments: str, endpoints: str = "", check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
+    def etcdctl(self, *arguments: str, endpoints: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
         command = [
             str(self.bin / "etcdctl"),
             f"--endpoints={endpoints or ','.join(self.endpoints)}",

@@ -39,7 +39,11 @@ class Store:
         return {
             "endpoints": self.etcd.endpoints,
             **self.etcd.tls,
-            "config": {"network": "10.244.0.0/16", "subnet_len": 24, "backend": {"type": "vxlan", "vni": 1, "port": 8472}},
+            "config": {
+                "network": "10.244.0.0/16",
+                "subnet_len": 24,
+                "backend": {"type": "vxlan", "vni": 1, "port": 8472},
+            },
             "cluster_name": "lab",
             "nodes": [{"name": name, "address": f"192.0.2.{11 + index}"} for index, name in enumerate(names)],
             "node": node,
