@@ -84,7 +84,8 @@ class Attacher:
         self.cache.forget(attachment)
 
     def interface_there(self, netns: str, ifname: str) -> bool:
-        if not is_namespace(netns):
+        """Whether a namespace has an interface that somebody made; every namespace has ``lo`` by itself."""
+        if ifname == "lo" or not is_namespace(netns):
             return False
         status, _output, _error = self.runner(["nsenter", f"--net={netns}", "ip", "link", "show", "dev", ifname])
         return status == 0
