@@ -328,7 +328,7 @@ def _too_few_subnets(cluster: Cluster, config: FlannelConfig, subnets: int) -> I
     span = f"from {config.subnet_min} to {config.subnet_max}, flannel's first one is never used"
     text = (
         f"{config.network} has {subnets} subnets /{config.subnet_len} ({span}), and {len(nodes)} nodes need one each; "
-        "choose a larger network or a longer flannel_subnet_len"
+        "choose a larger network or a larger flannel_subnet_len"
     )
     yield Problem(POD_CIDR, text, entry.where if entry else "")
 
