@@ -47,6 +47,12 @@ def _declared_address(host: str, variables: Mapping[str, Any]) -> str:
         ) from None
 
 
+def etcd_endpoints(members: Iterable[Mapping[str, str]], port: int = 2379) -> List[str]:
+    """``["https://192.0.2.11:2379"]``, one a member in the order given; IPv6 addresses get their brackets."""
+    hosts = [f"[{member['address']}]" if ":" in member["address"] else member["address"] for member in members]
+    return [f"https://{host}:{port}" for host in hosts]
+
+
 def cluster_declaration(groups: Mapping[str, Sequence[str]], hostvars: HostVars) -> Dict[str, Any]:
     """Everything that was declared for the collection's roles, as module ``cluster_preflight`` takes it.
 
@@ -144,4 +150,8 @@ def _place(name: str) -> str:
 
 class FilterModule:
     def filters(self) -> Dict[str, Callable[..., Any]]:
-        return {"cluster_nodes": cluster_nodes, "cluster_declaration": cluster_declaration}
+        return {
+            "cluster_nodes": cluster_nodes,
+            "etcd_endpoints": etcd_endpoints,
+            "cluster_declaration": cluster_declaration,
+        }
