@@ -1,0 +1,231 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Plans of the datapath against a model of the kernel that objects to every wrong order."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.datapath import (
+    DeviceAddress,
+    ForwardingEntry,
+    LinkUp,
+    Neighbor,
+    Route,
+    VxlanDevice,
+    device_of,
+)
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import PrerequisiteError
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.item import Item, State, state_of
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.overlay import (
+    Underlay,
+    parse_overlay,
+    wanted_items,
+)
+from ansible_collections.fairlead.cluster.plugins.module_utils._plan.operation import ADD, DELETE, Operation
+from ansible_collections.fairlead.cluster.plugins.module_utils._plan.overlay import Wanted, plan_overlay
+
+EXAMPLES = 1000
+NETWORK = ipaddress.ip_network("10.244.0.0/16")
+SUBNETS = [f"10.244.{third}.0/24" for third in range(1, 7)]
+MACS = [f"02:00:00:00:00:0{digit}" for digit in range(1, 7)]
+NODES = [f"192.0.2.{last}" for last in range(1, 7)]
+DEVICES = ("flannel.1", "flannel.2")
+
+
+class Kernel:
+    """What the kernel holds to: things hang on devices that exist; with a device, its link or its last address go the
+    things that depend on them, silently. A plan must never rely on that, because it could not be undone."""
+
+    def __init__(self, state: State) -> None:
+        self.state = dict(state)
+
+    def carry_out(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            self._check(operation)
+            if operation.action == DELETE:
+                del self.state[operation.item.key]
+            else:
+                self.state[operation.item.key] = operation.item
+
+    def _on(self, device: str, *kinds: type[Item]) -> list[Item]:
+        return [item for item in self.state.values() if isinstance(item, kinds) and device_of(item) == device]
+
+    def _check(self, operation: Operation) -> None:
+        item, device = operation.item, device_of(operation.item)
+        present = self.state.get(item.key)
+        assert (present is None) == (operation.action == ADD), f"{operation}: there is {present}"
+        assert operation.action == ADD or present == (operation.previous or item), f"{operation}: there is {present}"
+        if isinstance(item, VxlanDevice):
+            hanging = self._on(device, LinkUp, DeviceAddress, Neighbor, ForwardingEntry, Route)
+            assert operation.action != DELETE or not hanging, f"{operation} takes {hanging} along"
+        elif device in DEVICES:
+            assert self._on(device, VxlanDevice), f"{operation}: no such device"
+            self._check_dependents(operation)
+
+    def _check_dependents(self, operation: Operation) -> None:
+        item, device = operation.item, device_of(operation.item)
+        up = bool(self._on(device, LinkUp))
+        if isinstance(item, (Route, Neighbor)):
+            assert up, f"{operation}: the link is down"
+        if operation.action == DELETE and isinstance(item, LinkUp):
+            assert not self._on(device, Route, Neighbor), f"{operation} takes routes or neighbors along"
+        last = [item] == self._on(device, DeviceAddress)
+        if operation.action == DELETE and last:
+            assert not self._on(device, Route), f"{operation} takes routes along"
+
+
+def foreign_route(destination: str, gateway: str, device: str, metric: int) -> Route:
+    return Route(destination, gateway, device, onlink=False, protocol=4, metric=metric)
+
+
+@st.composite
+def on_device(draw: st.DrawFn, name: str) -> list[Item]:
+    """A device in any condition, and anything on it."""
+    device = VxlanDevice(
+        name=name,
+        vni=int(name[-1]),
+        link=draw(st.sampled_from(["eth0", "eth1"])),
+        local=draw(st.sampled_from(NODES[:2])),
+        port=draw(st.sampled_from([8472, 4789])),
+        mac=draw(st.sampled_from(MACS[:2])),
+        mtu=draw(st.sampled_from([1450, 1400])),
+        learning=draw(st.booleans()),
+        accept_ra=draw(st.sampled_from([0, 1])),
+    )
+    addresses = draw(st.sets(st.sampled_from(["10.244.1.0/32", "10.244.9.9/32", "172.16.0.1/24"])))
+    items: list[Item] = [device, *(DeviceAddress(name, address) for address in sorted(addresses))]
+    entries = draw(st.dictionaries(st.sampled_from(MACS), st.sampled_from(NODES)))
+    items += [ForwardingEntry(name, mac, to, draw(st.sampled_from([0x80, 0xC0]))) for mac, to in entries.items()]
+    if draw(st.booleans()):
+        neighbors = draw(st.dictionaries(st.sampled_from(SUBNETS), st.sampled_from(MACS)))
+        items += [LinkUp(name), *(Neighbor(name, subnet.split("/")[0], mac) for subnet, mac in neighbors.items())]
+        routes = draw(st.dictionaries(st.sampled_from(SUBNETS), st.sampled_from(SUBNETS))) if addresses else {}
+        items += [
+            Route(to, via.split("/")[0], name, protocol=draw(st.sampled_from([3, 4]))) for to, via in routes.items()
+        ]
+    return items
+
+
+@st.composite
+def overlays(draw: st.DrawFn) -> dict[str, Any]:
+    """A document of a node with up to five peers; peers keep neither subnet, address nor MAC between examples."""
+    count = draw(st.integers(0, 5))
+    subnets, macs, nodes = (draw(st.permutations(values[1:])) for values in (SUBNETS, MACS, NODES))
+    members = [
+        {"name": f"n{index}", "address": nodes[index], "subnet": subnets[index], "mac": macs[index]}
+        for index in range(count)
+    ]
+    own = {"name": "own", "address": NODES[0], "subnet": SUBNETS[0], "mac": MACS[0]}
+    return {"backend": {"vni": draw(st.sampled_from([1, 2]))}, "node": own, "peers": members}
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[State, Wanted]:
+    overlay = parse_overlay(draw(overlays()))
+    want = state_of(wanted_items(overlay, Underlay("eth0", 1500), 0))
+    have: list[Item] = []
+    for name in DEVICES:
+        have += draw(st.one_of(st.just([]), on_device(name)))
+    elsewhere = draw(st.sets(st.sampled_from(SUBNETS)))
+    have += [
+        route
+        for route in (foreign_route(to, "192.0.2.254", "eth0", 0) for to in sorted(elsewhere))
+        if route.key in want
+    ]
+    return state_of(have), Wanted(draw(st.sampled_from([want, want, want, {}])), overlay.network)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(situations(), st.integers(0, 1000))
+def test_plan_gives_want_once_and_can_be_undone_anywhere(situation: tuple[State, Wanted], position: int) -> None:
+    have, wanted = situation
+    operations = plan_overlay(have, wanted)
+    kernel = Kernel(have)
+    kernel.carry_out(operations)
+    assert kernel.state == {**wanted.items, **kept_addresses(have, wanted)}
+    assert plan_overlay(kernel.state, wanted) == []
+    done = operations[: position % (len(operations) + 1)]
+    kernel = Kernel(have)
+    kernel.carry_out(done)
+    kernel.carry_out(operation.inverse() for operation in reversed(done))
+    assert kernel.state == have
+
+
+def kept_addresses(have: State, wanted: Wanted) -> State:
+    """The address outside of the pod network, where it is on the device that is wanted."""
+    devices = [item.name for item in wanted.items.values() if isinstance(item, VxlanDevice)]
+    addresses = (DeviceAddress(device, "172.16.0.1/24") for device in devices)
+    return state_of(address for address in addresses if address.key in have)
+
+
+def state_for(*peers: tuple[str, str, str], **device: Any) -> tuple[State, Wanted]:
+    """The settled state of a node with peers (subnet, MAC, address), and the same as wanted."""
+    members = [{"name": f"p{mac[-1]}", "address": to, "subnet": subnet, "mac": mac} for subnet, mac, to in peers]
+    own = {"name": "own", "address": NODES[0], "subnet": SUBNETS[0], "mac": MACS[0]}
+    items = wanted_items(parse_overlay({"node": own, "peers": members}), Underlay("eth0", 1500), 0)
+    state = state_of(dataclasses.replace(item, **device) if isinstance(item, VxlanDevice) else item for item in items)
+    return state, Wanted(state, NETWORK)
+
+
+PEER = (SUBNETS[1], MACS[1], NODES[1])
+OTHER = (SUBNETS[2], MACS[2], NODES[2])
+
+
+def shown(operations: list[Operation]) -> list[str]:
+    return [f"{operation.action} {operation.item.kind}" for operation in operations]
+
+
+def test_added_peer_touches_nothing_else_and_its_route_comes_last() -> None:
+    operations = plan_overlay(state_for(PEER)[0], state_for(PEER, OTHER)[1])
+    assert shown(operations) == ["add neighbor", "add fdb", "add route"]
+
+
+def test_removed_peer_loses_its_route_first() -> None:
+    operations = plan_overlay(state_for(PEER, OTHER)[0], state_for(PEER)[1])
+    assert shown(operations) == ["delete route", "delete neighbor", "delete fdb"]
+
+
+def test_peer_with_another_mac_is_forwarded_before_its_neighbor_moves() -> None:
+    operations = plan_overlay(state_for(PEER)[0], state_for((PEER[0], MACS[3], PEER[2]))[1])
+    assert shown(operations) == ["add fdb", "replace neighbor", "delete fdb"]
+
+
+def test_peer_with_another_address_changes_in_place() -> None:
+    operations = plan_overlay(state_for(PEER)[0], state_for((PEER[0], PEER[1], NODES[4]))[1])
+    assert shown(operations) == ["replace fdb"]
+
+
+def test_mtu_changes_in_place() -> None:
+    assert shown(plan_overlay(state_for(PEER, mtu=1400)[0], state_for(PEER)[1])) == ["replace vxlan"]
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [{"vni": 7}, {"link": "eth1"}, {"local": NODES[3]}, {"port": 4789}, {"mac": MACS[4]}, {"learning": True}]
+    + [{"gbp": True}, {"options": (("l2miss", 1),)}, {"options": (("group", "239.1.1.1"),)}],
+    ids=lambda difference: next(iter(difference)),
+)
+def test_incompatible_device_is_made_anew_object_by_object(difference: dict[str, Any]) -> None:
+    operations = shown(plan_overlay(state_for(PEER, **difference)[0], state_for(PEER)[1]))
+    down = ["delete route", "delete neighbor", "delete fdb", "delete link_up", "delete address", "delete vxlan"]
+    assert operations == down + ["add vxlan", "add address", "add link_up", "add neighbor", "add fdb", "add route"]
+
+
+def test_what_flannel_leaves_alone_does_not_cost_a_device() -> None:
+    have = state_for(PEER, defaults=(("udp_csum", 0), ("txqlen", 1000)))[0]
+    assert plan_overlay(have, state_for(PEER)[1]) == []
+
+
+def test_connected_network_in_the_place_of_a_peer_is_refused() -> None:
+    connected = Route(PEER[0], "", "cni0", onlink=False, protocol=2, scope=253)
+    have = {**state_for()[0], connected.key: connected}
+    with pytest.raises(PrerequisiteError, match=r"10\.244\.2\.0/24 is connected to cni0"):
+        plan_overlay(have, state_for(PEER)[1])
