@@ -78,8 +78,8 @@ class Cluster:
         return self.groups.get(name, ())
 
     def shared(self, name: str) -> Optional[Setting]:
-        """The declaration of a variable that is the same on all nodes; None when there is no value."""
-        return next((entry for entry in self.settings.of(name) if entry.value not in (None, "")), None)
+        """The declaration of a variable that is the same on all nodes; None when there is none."""
+        return next(filter(_given, self.settings.of(name)), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _shared_values(cluster: Cluster) -> Found:
     entry = cluster.shared(CLUSTER_NAME)
     if entry is not None:
         try:
-            parse_node_name(entry.value, entry.path)
+            parse_node_name(_known(entry), entry.path)
         except SpecError as error:
             yield ERROR, as_problem(error, entry.path, entry.where)
 
@@ -241,7 +241,7 @@ def _unknown_names(cluster: Cluster) -> Found:
 
 def _networks(cluster: Cluster) -> Found:
     for name in (CLUSTER_NAME, POD_CIDR):
-        if not any(_given(entry) for entry in cluster.settings.of(name)):
+        if cluster.shared(name) is None:
             yield ERROR, Problem(name, "is not set; set it in group_vars/all")
     networks: List[Tuple[Setting, Network]] = []
     for name in (POD_CIDR, SERVICE_CIDR):
@@ -261,10 +261,14 @@ def _networks(cluster: Cluster) -> Found:
         yield from _inside(cluster, entry, network)
 
 
-def _cidr(entry: Setting) -> Network:
+def _known(entry: Setting) -> Any:
     if entry.unresolved:
         raise SpecError(entry.path, f"cannot be computed before a node is asked ({entry.unresolved})")
-    network = parse_network(entry.value, entry.path)
+    return entry.value
+
+
+def _cidr(entry: Setting) -> Network:
+    network = parse_network(_known(entry), entry.path)
     if not isinstance(network, ipaddress.IPv4Network):
         raise SpecError(entry.path, f"must be an IPv4 network, not {network}")
     for block in RESERVED:

@@ -197,7 +197,7 @@ def default_subnet_len(network: ipaddress.IPv4Network) -> int:
 def default_range(network: ipaddress.IPv4Network, length: int) -> Tuple[str, str]:
     """First and last subnet that flannel gives out by itself; the very first of the network is never used."""
     size = 2 ** (32 - length)
-    return str(network.network_address + size), str(network.broadcast_address + 1 - size)
+    return str(network.network_address + size), str(network.broadcast_address - (size - 1))
 
 
 def ipv4_network(section: Section, key: str) -> ipaddress.IPv4Network:
