@@ -33,7 +33,11 @@ def start(lab: Lab, node: str) -> None:
     for record in ("supervisor.json", "boot.json"):
         (home / record).unlink(missing_ok=True)
     command = [sys.executable, "-m", "lab.supervise", lab.name, node]
-    spawn.detached(command, lab_dir=lab.dir, log=home / "console.log", cwd=state.REPO)
+    child = spawn.detached(command, lab_dir=lab.dir, log=home / "console.log", cwd=state.REPO)
+    # The supervisor records itself too, but a busy machine may take seconds until it does.
+    found = processes.process(child.pid)
+    if found:
+        state.write_json(home / "supervisor.json", {"pid": found.pid, "start": found.start})
 
 
 def make(lab: Lab, node: str, authorized: str) -> str:

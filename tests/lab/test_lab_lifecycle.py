@@ -32,12 +32,13 @@ class Lab:
     """A lab driven from outside, through its command line."""
 
     def __init__(self, name: str, directory: Path, nodes: int, features: str = "[veth]") -> None:
-        self.name = name
+        # Two runs of the tests on one machine are apart.
+        self.name = f"{name}-{os.getpid()}"
         self.inventory = directory / name
         self.inventory.mkdir()
         self.nodes = {f"n{number}": f"192.0.2.{10 + number}" for number in range(1, nodes + 1)}
         hosts = ", ".join(f"{node}: {{ansible_host: {address}}}" for node, address in self.nodes.items())
-        text = INVENTORY.format(name=name, features=features, hosts=hosts)
+        text = INVENTORY.format(name=self.name, features=features, hosts=hosts)
         (self.inventory / "hosts.yml").write_text(text)
 
     def command(self, verb: str, *arguments: str) -> list[str]:
@@ -207,7 +208,7 @@ def test_cut_node_is_alone_until_healed_also_after_its_reboot(pair: Lab) -> None
 
 
 def test_unknown_node_is_refused(pair: Lab) -> None:
-    assert "no node n9 in lab pair; it has n1, n2" in pair("kill", "n9", expect=1)
+    assert f"no node n9 in lab {pair.name}; it has n1, n2" in pair("kill", "n9", expect=1)
 
 
 def test_changed_address_is_refused_while_the_lab_exists(pair: Lab) -> None:
@@ -244,7 +245,7 @@ def test_host_s_own_namespace_never_changes(make: Callable[..., Lab]) -> None:
 
 def test_down_cleans_after_up_was_killed_halfway_and_supervisors_too(make: Callable[..., Lab]) -> None:
     lab = make("crash", nodes=2)
-    home = state.LABS / "crash" / "nodes"
+    home = state.lab_dir(lab.name) / "nodes"
     starting = subprocess.Popen(lab.command("up"), cwd=state.REPO, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
@@ -267,10 +268,10 @@ def test_down_finds_everything_without_the_lab_s_records(make: Callable[..., Lab
     lab = make("amnesia")
     with running(lab):
         recorded = lab.recorded()
-        (state.LABS / "amnesia" / "lab.json").unlink()
-        for path in (state.LABS / "amnesia" / "nodes").rglob("*.json"):
+        home = state.lab_dir(lab.name)
+        for path in [home / "lab.json", *(home / "nodes").rglob("*.json")]:
             path.unlink()
-        lab("down")
+        lab("down", "--name", lab.name)
         assert [one for one in recorded if one.alive] == []
         assert lab.leftovers() == []
 
