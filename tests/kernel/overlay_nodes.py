@@ -1,0 +1,87 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes of an overlay for tests: namespaces on one bridge, documents for them, and their state seen from outside."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.kernel.namespaces import Namespace, Namespaces
+
+# Differs between two devices that are otherwise the same.
+_VOLATILE = ("ifindex", "link_index")
+
+
+def member(number: int) -> dict[str, str]:
+    """Node ``number`` of every overlay here: 192.0.2.N, 10.244.N.0/24, a MAC address that ends in N."""
+    return {
+        "name": f"n{number}",
+        "address": f"192.0.2.{number}",
+        "subnet": f"10.244.{number}.0/24",
+        "mac": f"02:aa:bb:cc:dd:{number:02x}",
+    }
+
+
+def document(own: int, *peers: int, **more: Any) -> dict[str, Any]:
+    """Parameters of overlay_network for node ``own``."""
+    return {"node": member(own), "peers": [member(peer) for peer in peers], **more}
+
+
+def lone_node(netns: Namespaces, number: int = 1, mtu: int = 1500) -> Namespace:
+    """A node whose underlay eth0 leads nowhere; eth1 is a second interface without an address."""
+    node = netns(f"n{number}")
+    for name in ("eth0", "eth1"):
+        node.run(f"ip link add {name} mtu {mtu} type veth peer name {name}p mtu {mtu}")
+        node.run(f"ip link set {name}p up")
+        node.run(f"ip link set {name} up")
+    node.run(f"ip address add 192.0.2.{number}/24 dev eth0")
+    return node
+
+
+def joined_nodes(netns: Namespaces, count: int) -> list[Namespace]:
+    """Nodes 1 to ``count``, each with eth0 on one LAN."""
+    lan = netns("lan")
+    lan.run("ip link add br0 type bridge")
+    lan.run("ip link set br0 up")
+    nodes = []
+    for number in range(1, count + 1):
+        node = netns(f"n{number}")
+        netns.link(node, "eth0", lan, f"p{number}")
+        lan.run(f"ip link set p{number} master br0")
+        node.run(f"ip address add 192.0.2.{number}/24 dev eth0")
+        node.run(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])
+        nodes.append(node)
+    return nodes
+
+
+def pod(netns: Namespaces, node: Namespace, number: int) -> Namespace:
+    """A pod 10.244.N.2 of node N, with the node's address 10.244.N.1 as its gateway."""
+    inside = netns(f"pod{number}")
+    netns.link(node, "pod0", inside, "eth0")
+    node.run(f"ip address add 10.244.{number}.1/24 dev pod0")
+    inside.run("ip link set eth0 mtu 1450")
+    inside.run(f"ip address add 10.244.{number}.2/24 dev eth0")
+    inside.run(f"ip route add default via 10.244.{number}.1")
+    return inside
+
+
+def snapshot(node: Namespace) -> dict[str, Any]:
+    """Everything a run could change in the kernel, as the system's own tools tell it."""
+    devices = [link["ifname"] for link in node.json("ip -j link show type vxlan")]
+    return {
+        "links": [_settled(link) for link in node.json("ip -d -j link show")],
+        "addresses": [_settled(link) for link in node.json("ip -4 -j address show")],
+        "routes": node.json("ip -4 -d -j route show table all"),
+        "neighbors": _sorted(node.json("ip -4 -j neigh show nud permanent")),
+        "fdb": {name: _sorted(node.json(f"bridge -j fdb show dev {name}")) for name in devices},
+        "accept_ra": {name: node.out(f"cat /proc/sys/net/ipv6/conf/{name}/accept_ra") for name in devices},
+    }
+
+
+def _settled(link: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in link.items() if key not in _VOLATILE}
+
+
+def _sorted(entries: list[Any]) -> list[Any]:
+    return sorted(entries, key=lambda entry: json.dumps(entry, sort_keys=True))
