@@ -131,7 +131,9 @@ def test_place_of_a_mistake_is_named(controller: Controller) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--check"], ["--limit", "w1"], ["-e", "cluster_pod_cidr=10.0.0.0/8"]])
-def test_refused_in_check_mode_for_one_host_and_from_the_command_line(arguments: list[str], controller: Controller) -> None:
+def test_refused_in_check_mode_for_one_host_and_from_the_command_line(
+    arguments: list[str], controller: Controller
+) -> None:
     result = controller.play(BROKEN / "01_services_inside_pods" / "hosts.yml", "site.yml", *arguments)
     assert result.returncode == 2
     assert "overlaps cluster_pod_cidr 10.0.0.0/8" in problems_in(result.stdout)["cluster_service_cidr"]

@@ -120,7 +120,9 @@ def test_names_that_differ_in_case_only() -> None:
 
 
 def test_cluster_node_address_wins_over_ansible_host() -> None:
-    declared = declaration(host_variables={"w1": {"ansible_host": "w1.example.com", "cluster_node_address": "192.0.2.99"}})
+    declared = declaration(
+        host_variables={"w1": {"ansible_host": "w1.example.com", "cluster_node_address": "192.0.2.99"}}
+    )
     assert errors(check_cluster(declared)) == []
 
 
@@ -129,7 +131,9 @@ def test_name_that_is_an_address_needs_no_other() -> None:
     assert errors(check_cluster(declared)) == []
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.1.1", "255.255.255.255", "2001:db8::1"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.1.1", "255.255.255.255", "2001:db8::1"]
+)
 def test_address_that_cannot_be_a_nodes(address: str) -> None:
     report = check_cluster(declaration(host_variables={"w1": {"ansible_host": address}}))
     assert [line for line in errors(report) if line.startswith(f"hosts.w1.ansible_host: {address} is ")]
@@ -137,7 +141,10 @@ def test_address_that_cannot_be_a_nodes(address: str) -> None:
 
 @pytest.mark.parametrize("block", ["127.0.0.0/16", "169.254.0.0/16", "224.0.0.0/16", "0.0.0.0/1", "255.0.0.0/16"])
 def test_network_in_a_reserved_block(block: str) -> None:
-    assert any("which no pod or service can use" in line for line in errors(check_cluster(declaration({"cluster_pod_cidr": block}))))
+    assert any(
+        "which no pod or service can use" in line
+        for line in errors(check_cluster(declaration({"cluster_pod_cidr": block})))
+    )
 
 
 # Any network inside 10.0.0.0/12: two of them share an address often enough.
@@ -236,7 +243,9 @@ def test_value_that_is_not_known_yet() -> None:
     assert errors(check_cluster(declared)) == []
     declared["settings"] = [entry for entry in declared["settings"] if entry["name"] != "cluster_pod_cidr"]
     declared["settings"].append({"name": "cluster_pod_cidr", "unresolved": "no facts yet"})
-    assert errors(check_cluster(declared)) == ["cluster_pod_cidr: cannot be computed before a node is asked (no facts yet)"]
+    assert errors(check_cluster(declared)) == [
+        "cluster_pod_cidr: cannot be computed before a node is asked (no facts yet)"
+    ]
 
 
 def test_place_stands_behind_the_item() -> None:

@@ -105,7 +105,9 @@ def test_node_name(name: str) -> None:
     assert parse_node_name(name, "name") == name
 
 
-@pytest.mark.parametrize("name", ["W1", "w_1", "-w", "w-", "w..1", "w.", "", "a" * 64, ".".join(["a" * 63] * 4), "w1\n"])
+@pytest.mark.parametrize(
+    "name", ["W1", "w_1", "-w", "w-", "w..1", "w.", "", "a" * 64, ".".join(["a" * 63] * 4), "w1\n"]
+)
 def test_no_node_name(name: str) -> None:
     with pytest.raises(SpecError, match="RFC 1123"):
         parse_node_name(name, "name")
