@@ -31,8 +31,10 @@ def document(own: int, *peers: int, **more: Any) -> dict[str, Any]:
 def lone_node(netns: Namespaces, number: int = 1, mtu: int = 1500) -> Namespace:
     """A node whose underlay eth0 leads nowhere; eth1 is a second interface without an address."""
     node = netns(f"n{number}")
-    for name in ("eth0", "eth1"):
-        node.run(f"ip link add {name} mtu {mtu} type veth peer name {name}p mtu {mtu}")
+    for index, name in enumerate(("eth0", "eth1")):
+        # Fixed addresses, so that two such nodes can be compared.
+        own, far = f"02:00:00:00:{index:02x}:01", f"02:00:00:00:{index:02x}:02"
+        node.run(f"ip link add {name} address {own} mtu {mtu} type veth peer name {name}p address {far} mtu {mtu}")
         node.run(f"ip link set {name}p up")
         node.run(f"ip link set {name} up")
     node.run(f"ip address add 192.0.2.{number}/24 dev eth0")

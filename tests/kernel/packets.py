@@ -8,6 +8,7 @@ Sizes are those of whole IP packets, and don't-fragment is always set.
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import subprocess
 import sys
@@ -48,6 +49,22 @@ def ask(namespace: Namespace, address: str, size: int = 100, port: int = PORT) -
     return done.stdout.strip() or None
 
 
+@contextlib.contextmanager
+def stream(namespace: Namespace, address: str, port: int = PORT) -> Iterator[list[int]]:
+    """Packets to a server all the while, one each few milliseconds. After the block the list holds how many were sent
+    and how many were answered."""
+    process = namespace.start([*_PROGRAM, "stream", address, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    counts: list[int] = []
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        yield counts
+        output, _errors = process.communicate(timeout=30)
+        counts += [int(word) for word in output.split()]
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def _serve(port: int) -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as both_families:
         both_families.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -77,9 +94,28 @@ def _ask(address: str, size: int, port: int) -> str:
     return ""
 
 
+def _stream(address: str, port: int) -> str:
+    """Ends with standard input."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.connect((address, port))
+        client.settimeout(1)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        sent = answered = 0
+        while not select.select([sys.stdin], [], [], 0.005)[0]:
+            sent += 1
+            with contextlib.suppress(OSError):
+                client.send(b"%d" % sent)
+                answered += len(client.recv(65535)) > 0
+        return f"{sent} {answered}"
+
+
 def main(words: list[str]) -> None:
-    """`serve PORT` prints "ready" and answers until killed; `ask ADDRESS SIZE PORT` prints the source that was seen."""
+    """`serve PORT` prints "ready" and answers until killed; `ask ADDRESS SIZE PORT` prints the source that was seen;
+    `stream ADDRESS PORT` prints "ready" and at the end two counts."""
     if words[0] == "serve":
         _serve(int(words[1]))
+    elif words[0] == "stream":
+        sys.stdout.write(_stream(words[1], int(words[2])))
     else:
         sys.stdout.write(_ask(words[1], int(words[2]), int(words[3])))
