@@ -120,16 +120,15 @@ def _wanted(options: argparse.Namespace) -> inventory.Wanted:
 
 
 def _name(options: argparse.Namespace) -> str:
-    if options.name:
-        return state.check_name(options.name)
-    known = state.find(options.inventory)
-    return known.name if known else inventory.read(options.inventory).name
+    """Never that of just any lab from the same inventory: ``down`` would take away somebody else's."""
+    return state.check_name(options.name) if options.name else inventory.read(options.inventory).name
 
 
 def _lab(options: argparse.Namespace) -> Lab:
-    lab = state.load(options.name) if options.name else state.find(options.inventory)
+    name = _name(options)
+    lab = state.load(name)
     if lab is None:
-        raise LabError(f"no lab of {options.name or options.inventory} is up; start one with: python -m lab up")
+        raise LabError(f"no lab named {name} is up; start one with: python -m lab up")
     return lab
 
 

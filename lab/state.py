@@ -92,15 +92,6 @@ def load(name: str) -> Lab | None:
     return Lab(**record) if record else None
 
 
-def find(inventory: Path) -> Lab | None:
-    """The recorded lab that was brought up from this inventory, or None."""
-    for path in sorted(LABS.glob("*/lab.json")):
-        record = read_json(path)
-        if record and record["inventory"] == str(inventory):
-            return Lab(**record)
-    return None
-
-
 def write_json(path: Path, value: Any) -> None:
     """Replace a file whole: a reader sees the old or the new content, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -18,12 +18,17 @@ RUNTIME_LIB = "/opt/fairlead/current/lib"
 PYROUTE2_MINIMUM = (0, 9, 7)
 
 
-def require_pyroute2(module: AnsibleModule) -> None:
-    """Make ``import pyroute2`` work in this process, or end the module with what to do about it."""
+def has_pyroute2() -> bool:
+    """Whether ``import pyroute2`` works from here on; the runtime tree is made known to this process."""
     if os.path.isdir(RUNTIME_LIB) and RUNTIME_LIB not in sys.path:
         sys.path.insert(0, RUNTIME_LIB)
-    found = _pyroute2_version()
-    if found < PYROUTE2_MINIMUM:
+    return _pyroute2_version() >= PYROUTE2_MINIMUM
+
+
+def require_pyroute2(module: AnsibleModule) -> None:
+    """Make ``import pyroute2`` work in this process, or end the module with what to do about it."""
+    if not has_pyroute2():
+        found = _pyroute2_version()
         have = f"only version {'.'.join(map(str, found))} is" if found else "none is"
         module.fail_json(
             msg=f"pyroute2 {'.'.join(map(str, PYROUTE2_MINIMUM))} or newer is needed on this node and {have} there: "

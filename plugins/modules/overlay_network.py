@@ -194,9 +194,9 @@ from typing import Any, Dict
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._ansible import result_of, run
-from ..module_utils._deps import require_pyroute2
+from ..module_utils._deps import has_pyroute2, require_pyroute2
 from ..module_utils._desired import store
-from ..module_utils._desired.overlay_network import KIND, converge, described, device_mtu, gather
+from ..module_utils._desired.overlay_network import KIND, converge, described, device_mtu, gather, predict
 from ..module_utils._engine import Outcome, together
 from ..module_utils._system.runner import module_runner
 
@@ -228,8 +228,10 @@ SPEC = {
 
 
 def body(module: AnsibleModule) -> Dict[str, Any]:
-    require_pyroute2(module)
     document, state = _document(module.params), module.params["state"]
+    if module.check_mode and state == "overridden" and not has_pyroute2():
+        return _predicted(module, document)
+    require_pyroute2(module)
     if state == "gathered":
         found = gather(document)
         result = result_of(module, Outcome(found, found, []), "overlay network")
@@ -237,6 +239,13 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
     outcome = converge({**document, "state": state}, module.check_mode, module_runner(module))
     save, check = state == "overridden", module.check_mode
     kept = store.save(KIND, document, check) if save else store.forget(KIND, check)
+    return {**result_of(module, together(outcome, kept), "overlay network"), **_about(document, outcome)}
+
+
+def _predicted(module: AnsibleModule, document: Dict[str, Any]) -> Dict[str, Any]:
+    module.warn("predicted for a node without anything of the overlay: the node runtime, which reads the kernel, is not there")
+    outcome = predict(document, module_runner(module))
+    kept = store.save(KIND, document, check=True)
     return {**result_of(module, together(outcome, kept), "overlay network"), **_about(document, outcome)}
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Dict, Iterable, List, Mapping, Optional
 
 from .._engine import Adapter, Combined, Outcome
@@ -11,12 +12,13 @@ from .._engine import converge as engine_converge
 from .._model.datapath import DeviceAddress, ForwardingEntry, Neighbor, Route, VxlanDevice
 from .._model.errors import FairleadError
 from .._model.item import State, state_of
-from .._model.overlay import ENCAPSULATION, Overlay, parse_backend, parse_overlay, parse_subnet_env, wanted_items
+from .._model.overlay import ENCAPSULATION, Overlay, Underlay, parse_backend, parse_overlay, parse_subnet_env, wanted_items
 from .._model.parse import Section
 from .._netlink.links import accept_ra_writable
 from .._netlink.overlay import KINDS, OverlayAdapter
 from .._netlink.rtnetlink import Rtnetlink
 from .._netlink.underlay import find_underlay, require_free
+from .._plan.operation import outcome_of
 from .._plan.overlay import Wanted, plan_overlay
 from .._system.files import FileAdapter
 from .._system.runner import Runner
@@ -24,6 +26,8 @@ from . import store
 
 KIND = "overlay_network"
 OVERRIDDEN, DELETED = "overridden", "deleted"
+# IEEE 802.3's largest payload, bytes.
+ETHERNET_MTU = 1500
 
 
 def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcome:
@@ -46,6 +50,27 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
     routes = [key for key, item in want.items() if isinstance(item, Route)]
     adapter = _adapter(OverlayAdapter(devices, routes, with_accept_ra), _env_paths(overlay, earlier))
     return engine_converge(adapter, lambda have: plan_overlay(have, wanted), check)
+
+
+def predict(document: Mapping[str, Any], runner: Runner) -> Outcome:
+    """What ``converge`` would do on a node that has nothing of the overlay, told without pyroute2.
+
+    For check mode before the runtime is there, which also means that no earlier run left anything.
+    """
+    overlay = parse_overlay(document)
+    want = state_of(wanted_items(overlay, _guess_underlay(overlay, runner), 0))
+    operations = plan_overlay({}, Wanted(want, overlay.network))
+    return Outcome({}, outcome_of({}, operations), operations)
+
+
+def _guess_underlay(overlay: Overlay, runner: Runner) -> Underlay:
+    """The interface with the node's address as `ip` tells it, an Ethernet's MTU where nobody tells."""
+    status, output, _error = runner(["ip", "-json", "-4", "address", "show"])
+    for link in json.loads(output) if status == 0 else []:
+        held = [entry.get("local") for entry in link.get("addr_info", [])]
+        if link.get("ifname") == overlay.interface or (not overlay.interface and str(overlay.node.address) in held):
+            return Underlay(link["ifname"], link["mtu"])
+    return Underlay(overlay.interface or "", ETHERNET_MTU)
 
 
 def gather(document: Mapping[str, Any]) -> State:

@@ -22,9 +22,10 @@ def module_runner(module: AnsibleModule) -> Runner:
     """A runner on ``module.run_command``."""
 
     def run(args: Sequence[str], data: Optional[str] = None) -> Tuple[int, str, str]:
-        if module.get_bin_path(args[0]) is None:
+        path = module.get_bin_path(args[0])
+        if path is None:
             return 127, "", f"{args[0]}: command not found"
-        status, output, error = module.run_command(list(args), data=data, binary_data=True, handle_exceptions=True)
+        status, output, error = module.run_command([path, *args[1:]], data=data, binary_data=True, handle_exceptions=True)
         return int(status), str(output), str(error)
 
     return run

@@ -26,13 +26,11 @@ def test_names_that_fit_nowhere_are_refused(name: str) -> None:
         state.lab_dir(name)
 
 
-def test_lab_is_found_by_its_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lab_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "LABS", tmp_path)
     lab = state.Lab("x", "/somewhere", "uml", "192.0.2.0/24", "192.0.2.1", 512, {"a": "192.0.2.2"})
     lab.save()
     assert state.load("x") == lab
-    assert state.find(Path("/somewhere")) == lab
-    assert state.find(Path("/elsewhere")) is None
     assert state.load("y") is None
     assert lab.prefix == 24
 
