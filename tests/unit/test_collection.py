@@ -91,12 +91,16 @@ def test_archive_holds_every_file_of_runtime_and_library(archive: Path) -> None:
     assert sorted(set(expected) - names) == []
 
 
-@pytest.mark.parametrize("kind", ["module", "filter"])
-def test_installed_plugins_document_themselves(kind: str, installed: Path) -> None:
-    folder = {"module": "modules", "filter": "filter"}[kind]
-    documents = {path.stem for path in (ROOT / "plugins" / folder).glob("*.yml")}
-    names = documents if kind == "filter" else set(names_of("modules"))
-    full = sorted(f"fairlead.cluster.{name}" for name in names)
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("module", names_of("modules")),
+        ("callback", names_of("callback")),
+        ("filter", sorted(path.stem for path in (ROOT / "plugins" / "filter").glob("*.yml"))),
+    ],
+)
+def test_installed_plugins_document_themselves(kind: str, names: list[str], installed: Path) -> None:
+    full = [f"fairlead.cluster.{name}" for name in names]
     output = run("ansible-doc", "-t", kind, "-j", *full, cwd=installed, ANSIBLE_COLLECTIONS_PATH=str(installed))
     shown = json.loads(output)
     assert sorted(shown) == full
