@@ -126,7 +126,7 @@ def test_a_powered_off_node_does_not_stop_the_others_and_comes_back(cluster: Clu
     cluster.lab("kill", "w1")
     run = cluster.playbook("site", expect=4)  # 4: Ansible's status when hosts were unreachable
     assert run.hosts["w1"]["unreachable"] == 1
-    assert run.total("changed") == 0 and run.total("failed") == 0
+    assert run.total("changed") == 0 and run.total("failures") == 0
     cluster.lab("up", "w1")
     assert_pods_talk(cluster, "w1", "cp1", within=60)
     assert cluster.playbook("site").total("changed") == 0
@@ -134,7 +134,7 @@ def test_a_powered_off_node_does_not_stop_the_others_and_comes_back(cluster: Clu
 
 def test_reset_leaves_the_nodes_as_found(cluster: Cluster, found: dict[str, dict[str, Any]]) -> None:
     run = cluster.playbook("reset", "-e", "reset_confirmed=true")
-    assert run.total("failed") == 0
+    assert run.total("failures") == 0
     for node in NODES:
         assert dump(cluster, node) == found[node], node
     again = cluster.playbook("reset", "-e", "reset_confirmed=true")
