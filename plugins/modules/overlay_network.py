@@ -243,7 +243,7 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
 
 
 def _predicted(module: AnsibleModule, document: Dict[str, Any]) -> Dict[str, Any]:
-    module.warn("predicted for a node without anything of the overlay: the node runtime, which reads the kernel, is not there")
+    module.warn("predicted for a node without anything of the overlay: the runtime, which reads the kernel, is missing")
     outcome = predict(document, module_runner(module))
     kept = store.save(KIND, document, check=True)
     return {**result_of(module, together(outcome, kept), "overlay network"), **_about(document, outcome)}

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ansible_collections.fairlead.cluster.plugins.module_utils._desired.overlay_network import predict
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespaces
 from tests.kernel.overlay_nodes import document, lone_node, member, snapshot
@@ -96,6 +97,18 @@ def test_overlay_gathered_tells_what_is_there_and_changes_nothing(netns: Namespa
     assert found["gathered"]["peers"] == [peer]
     assert found["gathered"]["backend"] == {"type": "vxlan", "vni": 1, "port": 8472, "mtu": 1500}
     assert found["gathered"]["interface"] == "eth0"
+
+
+def test_overlay_predicted_without_the_runtime_is_what_happens(netns: Namespaces, run_module: RunModule) -> None:
+    node = lone_node(netns, mtu=9000)
+
+    def runner(args: Sequence[str], _data: str | None = None) -> tuple[int, str, str]:
+        done = node.run(args)
+        return done.returncode, done.stdout, done.stderr
+
+    predicted = [str(operation) for operation in predict(document(1, 2), runner).operations]
+    happened = run_module(MODULE, document(1, 2), netns=node)["operations"]
+    assert predicted == [operation for operation in happened if not operation.startswith("+ file")]
 
 
 def test_overlay_is_remembered_for_the_boot_and_forgotten(

@@ -12,7 +12,15 @@ from .._engine import converge as engine_converge
 from .._model.datapath import DeviceAddress, ForwardingEntry, Neighbor, Route, VxlanDevice
 from .._model.errors import FairleadError
 from .._model.item import State, state_of
-from .._model.overlay import ENCAPSULATION, Overlay, Underlay, parse_backend, parse_overlay, parse_subnet_env, wanted_items
+from .._model.overlay import (
+    ENCAPSULATION,
+    Overlay,
+    Underlay,
+    parse_backend,
+    parse_overlay,
+    parse_subnet_env,
+    wanted_items,
+)
 from .._model.parse import Section
 from .._netlink.links import accept_ra_writable
 from .._netlink.overlay import KINDS, OverlayAdapter
@@ -58,7 +66,8 @@ def predict(document: Mapping[str, Any], runner: Runner) -> Outcome:
     For check mode before the runtime is there, which also means that no earlier run left anything.
     """
     overlay = parse_overlay(document)
-    want = state_of(wanted_items(overlay, _guess_underlay(overlay, runner), 0))
+    underlay = _guess_underlay(overlay, runner)
+    want = state_of(wanted_items(overlay, underlay, 0 if accept_ra_writable() else None))
     operations = plan_overlay({}, Wanted(want, overlay.network))
     return Outcome({}, outcome_of({}, operations), operations)
 
