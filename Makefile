@@ -24,7 +24,7 @@ demo: setup ## Start a lab, build the cluster network on it, verify it, show the
 	@$(BIN)/python scripts/demo
 
 test: setup ## Run all tests: lint, unit, kernel, lab, molecule
-	@$(PYTEST) tests
+	@$(PYTEST) tests/lint tests/unit tests/kernel tests/lab
 
 test-unit: setup ## Run the tests that need neither root nor a lab
 	@$(PYTEST) tests/unit

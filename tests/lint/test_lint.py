@@ -14,7 +14,7 @@ CHECKERS = {
     "ruff": ["ruff", "check", "--quiet", "."],
     "mypy": ["mypy", "--no-error-summary"],
     "yamllint": ["yamllint", "--strict", "."],
-    "ansible-lint": ["ansible-lint", "--quiet", "--nocolor", "--strict"],
+    "ansible-lint": ["ansible-lint", "-q", "--nocolor", "--strict"],
 }
 
 
