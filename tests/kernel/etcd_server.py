@@ -153,7 +153,7 @@ class Cluster:
         ]
         return self.namespace.run(["env", "ETCDCTL_API=3", *command], check=check)
 
-    def keys(self, prefix: str = "/") -> dict[str, str]:
+    def contents(self, prefix: str = "/") -> dict[str, str]:
         """Everything below the prefix, as etcdctl prints it: a line with the key, a line with the value."""
         lines = self.etcdctl("get", prefix, "--prefix").stdout.splitlines()
         return dict(zip(lines[::2], lines[1::2], strict=True))

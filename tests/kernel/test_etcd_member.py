@@ -21,7 +21,8 @@ import socket, ssl, sys
 address, port, ca, certificate, key = sys.argv[1:]
 context = ssl.create_default_context(cafile=ca)
 context.load_cert_chain(certificate, key)
-with socket.create_connection((address, int(port)), 5) as plain, context.wrap_socket(plain, server_hostname=address) as tls:
+plain = socket.create_connection((address, int(port)), 5)
+with context.wrap_socket(plain, server_hostname=address) as tls:
     tls.settimeout(5)
     tls.sendall(b"GET /version HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n")
     sys.exit(0 if tls.recv(100) else 1)

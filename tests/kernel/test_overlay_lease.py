@@ -23,6 +23,7 @@ from tests.kernel.namespaces import Namespace, Namespaces
 
 PREFIX = "/coreos.com/network"
 NAMES = ["cp1", "cp2", "w1"]
+CONFIG = {"network": "10.244.0.0/16", "subnet_len": 24, "backend": {"type": "vxlan", "vni": 1, "port": 8472}}
 FOREIGN = (
     '{"PublicIP":"192.0.2.50","PublicIPv6":null,"BackendType":"vxlan",'
     '"BackendData":{"VNI":1,"VtepMAC":"66:3b:ef:92:63:92"}}'
@@ -75,7 +76,7 @@ def subnet_key(third: int) -> str:
 
 def test_keys_and_values_are_flannels_and_hang_on_leases_of_a_day(store: Store) -> None:
     result = store.run("w1")
-    assert store.etcd.keys() == {
+    assert store.etcd.contents() == {
         f"{PREFIX}/config": (
             '{"Network":"10.244.0.0/16","SubnetLen":24,"SubnetMin":"10.244.1.0","SubnetMax":"10.244.255.0",'
             '"Backend":{"Type":"vxlan","VNI":1,"Port":8472}}'
@@ -105,7 +106,7 @@ def test_second_run_of_each_node_writes_nothing(store: Store) -> None:
 
 def test_check_mode_writes_nothing_and_says_what_a_run_does(store: Store) -> None:
     predicted = store.run("w1", check=True)
-    assert store.etcd.keys() == {}
+    assert store.etcd.contents() == {}
     assert store.etcd.leases() == set()
     real = store.run("w1")
     assert (predicted["changed"], predicted["operations"]) == (True, real["operations"])
@@ -126,8 +127,8 @@ def test_nodes_that_start_at_once_agree_and_leave_no_stray_leases(store: Store) 
 def test_peer_of_flanneld_is_left_alone_and_listed(store: Store) -> None:
     store.etcd.etcdctl("put", subnet_key(2), FOREIGN)
     result = store.run("cp1")
-    assert store.etcd.keys()[subnet_key(2)] == FOREIGN
-    assert store.etcd.keys()[subnet_key(3)] == store.value("cp2", 1)
+    assert store.etcd.contents()[subnet_key(2)] == FOREIGN
+    assert store.etcd.contents()[subnet_key(3)] == store.value("cp2", 1)
     assert [lease for lease in result["leases"] if lease["name"] is None] == [
         {
             "name": None,
@@ -146,24 +147,24 @@ def test_changed_address_is_written_under_the_same_lease(store: Store) -> None:
     nodes = store.arguments()["nodes"]
     nodes[2]["address"] = "192.0.2.99"
     store.run("cp1", nodes=nodes)
-    assert json.loads(store.etcd.keys()[subnet_key(3)])["PublicIP"] == "192.0.2.99"
+    assert json.loads(store.etcd.contents()[subnet_key(3)])["PublicIP"] == "192.0.2.99"
     assert store.etcd.lease_of(subnet_key(3)) == lease
 
 
 def test_other_network_is_refused_and_nothing_changes(store: Store) -> None:
     store.run("cp1")
-    before = store.etcd.keys()
-    config = {**store.arguments()["config"], "network": "10.99.0.0/16"}
+    before = store.etcd.contents()
+    config = {**CONFIG, "network": "10.99.0.0/16"}
     failed = store.run("cp1", config=config, fails=True)
     assert failed["msg"].startswith("config.network: is 10.99.0.0/16, but below /coreos.com/network etcd has network")
-    assert store.etcd.keys() == before
+    assert store.etcd.contents() == before
 
 
 def test_absent_takes_the_lease_of_one_node(store: Store) -> None:
     store.run("w1")
     leases = store.etcd.leases()
     assert store.run("w1", state="absent")["changed"]
-    assert subnet_key(3) not in store.etcd.keys()
+    assert subnet_key(3) not in store.etcd.contents()
     assert len(store.etcd.leases()) == len(leases) - 1
     assert not store.run("w1", state="absent")["changed"]
 
@@ -178,7 +179,7 @@ def test_dead_endpoints_are_passed_over(store: Store) -> None:
 def test_server_of_another_authority_is_not_trusted(store: Store) -> None:
     failed = store.run("w1", ca_file=str(store.etcd.pki / "etcd-peer-ca.crt"), fails=True)
     assert "its certificate is not valid here" in failed["msg"]
-    assert store.etcd.keys() == {}
+    assert store.etcd.contents() == {}
 
 
 def test_nobody_gets_in_without_a_client_certificate(store: Store) -> None:
@@ -240,9 +241,9 @@ def test_renew_takes_an_expired_lease_again(runtime: Runtime) -> None:
     runtime.store.run("w1")
     runtime.store.etcd.etcdctl("lease", "revoke", runtime.store.etcd.lease_of(subnet_key(3)))
     assert runtime.renew("--check").stdout.startswith("+ lease 10.244.3.0/24 of 192.0.2.13")
-    assert subnet_key(3) not in runtime.store.etcd.keys()
+    assert subnet_key(3) not in runtime.store.etcd.contents()
     assert runtime.renew().returncode == 0
-    assert runtime.store.etcd.keys()[subnet_key(3)] == runtime.store.value("w1", 2)
+    assert runtime.store.etcd.contents()[subnet_key(3)] == runtime.store.value("w1", 2)
 
 
 def test_renew_never_takes_what_became_somebody_elses(runtime: Runtime) -> None:
@@ -251,7 +252,7 @@ def test_renew_never_takes_what_became_somebody_elses(runtime: Runtime) -> None:
     done = runtime.renew()
     assert done.returncode == 2
     assert "10.244.3.0/24 is leased to 192.0.2.50" in done.stderr
-    assert runtime.store.etcd.keys()[subnet_key(3)] == FOREIGN
+    assert runtime.store.etcd.contents()[subnet_key(3)] == FOREIGN
 
 
 def test_renew_without_a_saved_lease_is_no_error(runtime: Runtime) -> None:

@@ -66,7 +66,7 @@ class PrivateKey(Item):
         return (self.path,)
 
     def __str__(self) -> str:
-        return f"private_key {self.path} {self.mode} {self.owner}:{self.group} public {self.public[:12]}"
+        return f"private_key {self.path} {self.mode} {self.owner}:{self.group} public {self.public[:12] or '(new)'}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +95,9 @@ class Certificate(Item):
         return datetime.datetime.fromisoformat(self.not_after)
 
     def __str__(self) -> str:
-        what = f"{self.subject} until {self.not_after}" if self.subject else "unreadable"
-        return f"certificate {self.path} {self.mode} {self.owner}:{self.group} {what} sha256 {self.fingerprint[:12]}"
+        what = f"{self.subject} until {self.not_after or '(new)'}" if self.subject else "unreadable"
+        digest = self.fingerprint[:12] or "(new)"
+        return f"certificate {self.path} {self.mode} {self.owner}:{self.group} {what} sha256 {digest}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,12 +38,13 @@ class PemError(FairleadError):
     """A text that should hold a key, request or certificate does not, or not a usable one."""
 
 
+class MissingPackageError(PrerequisiteError):
+    """The package ``cryptography`` is not on this host. Role pki knows this error by its name, and installs it."""
+
+
 def require() -> None:
     if not AVAILABLE:
-        raise PrerequisiteError(
-            "the Python package cryptography is needed on this node and is not there: "
-            "install python3-cryptography, which role fairlead.cluster.node does"
-        )
+        raise MissingPackageError("the Python package cryptography is missing on this host: install python3-cryptography")
 
 
 def new_key() -> str:
