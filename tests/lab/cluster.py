@@ -79,11 +79,13 @@ class Cluster:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=900,
         )  # fmt: skip
         hosts = json.loads(summary.read_text())["hosts"] if summary.exists() else {}
-        assert done.returncode == expect, f"{playbook} {arguments}: exit status {done.returncode}\n{done.stdout[-6000:]}"
+        assert done.returncode == expect, (
+            f"{playbook} {arguments}: exit status {done.returncode}\n{done.stdout[-6000:]}"
+        )
         return Run(done.returncode, done.stdout, hosts)
 
     def interrupt(self, playbook: str, after_tasks: int) -> bool:
-        """Kill the playbook, controller and all, when its ``after_tasks``-th task has started; False if it ended before."""
+        """Kill the playbook with all its processes in its ``after_tasks``-th task; False if it ended before."""
         environment = {**self.environment(), "ANSIBLE_STDOUT_CALLBACK": "default"}
         process = subprocess.Popen(
             self.command(playbook), cwd=TOP, env=environment, stdin=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
 from tests.lab.cluster import Cluster
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
@@ -220,6 +221,7 @@ def dump(cluster: Cluster, node: str) -> dict[str, Any]:
         "nft": cluster.run(node, "sh", "-c", "nft list ruleset 2>/dev/null; true").splitlines(),
         "sysctl": cluster.run(node, "sysctl", "net.ipv4.ip_forward").split(),
         "files": cluster.run(node, "find", *OURS, "-not", "-type", "d", expect=None).splitlines(),
-        "units": cluster.run(node, "sh", "-c", "systemctl list-units --all --plain --no-legend 'fairlead*' etcd.service")
-        .splitlines(),
+        "units": cluster.run(
+            node, "sh", "-c", "systemctl list-units --all --plain --no-legend 'fairlead*' etcd.service"
+        ).splitlines(),
     }

@@ -44,7 +44,9 @@ class MissingPackageError(PrerequisiteError):
 
 def require() -> None:
     if not AVAILABLE:
-        raise MissingPackageError("the Python package cryptography is missing on this host: install python3-cryptography")
+        raise MissingPackageError(
+            "the Python package cryptography is missing on this host: install python3-cryptography"
+        )
 
 
 def new_key() -> str:

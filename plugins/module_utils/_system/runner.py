@@ -25,7 +25,8 @@ def module_runner(module: AnsibleModule) -> Runner:
         path = module.get_bin_path(args[0])
         if path is None:
             return 127, "", f"{args[0]}: command not found"
-        status, output, error = module.run_command([path, *args[1:]], data=data, binary_data=True, handle_exceptions=True)
+        command = [path, *args[1:]]
+        status, output, error = module.run_command(command, data=data, binary_data=True, handle_exceptions=True)
         return int(status), str(output), str(error)
 
     return run
