@@ -9,6 +9,7 @@ linux/rtnetlink.h, linux/neighbour.h and linux/if_addr.h. Attributes that an ite
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import struct
 from typing import Dict, Hashable, Iterator, List, Mapping, Optional, Tuple
@@ -219,7 +220,8 @@ def _encoded(options: Options, forms: _Forms) -> bytes:
 
 
 def _text(family: int, address: bytes) -> str:
-    return socket.inet_ntop(family, address)
+    """The canonical form of the model. inet_ntop is faster, but writes some IPv6 addresses with a dotted quad."""
+    return socket.inet_ntop(family, address) if family == socket.AF_INET else str(ipaddress.IPv6Address(address))
 
 
 def _family_and_bytes(address: str) -> Tuple[int, bytes]:

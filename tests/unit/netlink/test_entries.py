@@ -66,6 +66,11 @@ def test_forwarding_entry_comes_back(item: ForwardingEntry) -> None:
     assert entries.decode_fdb(HEADER + entries.encode_fdb(item, INDEX), INDEX, DEVICE) == item
 
 
+def test_address_with_a_dotted_quad_in_other_tools_has_one_form() -> None:
+    item = Neighbor(DEVICE, "::102:304", "02:00:00:00:00:02")
+    assert entries.decode_neighbor(HEADER + entries.encode_neighbor(item, INDEX), INDEX, DEVICE) == item
+
+
 def test_forwarding_entry_of_one_device_is_deleted_without_naming_a_destination() -> None:
     """The kernel answers a delete with a wrong destination with success and deletes nothing."""
     entry = ForwardingEntry(DEVICE, "02:00:00:00:00:02", "192.0.2.2")
