@@ -78,6 +78,16 @@ def write_file(file: File) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+    _sync_directory(directory)
+
+
+def _sync_directory(directory: str) -> None:
+    """Have the new name on the disk too: what was reported as written must be there after a power loss."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def remove_file(path: str) -> None:
