@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -109,7 +110,7 @@ class Cluster:
         """Run a command on a node over SSH, past Ansible."""
         config = str(TOP / "build" / "lab" / self.name / "ssh_config")
         done = subprocess.run(
-            ["ssh", "-F", config, node, *command], capture_output=True, text=True, check=False, timeout=60
+            ["ssh", "-F", config, node, shlex.join(command)], capture_output=True, text=True, check=False, timeout=60
         )
         assert expect is None or done.returncode == expect, f"{node}: {command}: {done.stdout}{done.stderr}"
         return done.stdout
