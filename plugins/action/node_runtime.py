@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
     _VALID_ARGS = OPTIONS
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        result = super().run(tmp, task_vars)
+        result: dict[str, Any] = super().run(tmp, task_vars)
         tree = self._tree()
         arguments = {**self._task.args, **_declared(tree)}
         result.update(self._module(arguments, task_vars))
@@ -46,7 +46,8 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(str(error)) from error
 
     def _module(self, arguments: dict[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        return self._execute_module(module_name=MODULE, module_args=arguments, task_vars=task_vars)
+        result: dict[str, Any] = self._execute_module(module_name=MODULE, module_args=arguments, task_vars=task_vars)
+        return result
 
     def _copied(self, tree: Tree) -> str:
         """Path of the archive on the node."""

@@ -105,7 +105,8 @@ class Running:
     @property
     def color(self) -> str:
         """That of the worst outcome."""
-        return next((color for name, color in reversed(OUTCOMES.items()) if self.outcomes[name]), constants.COLOR_OK)
+        worst = next((color for name, color in reversed(OUTCOMES.items()) if self.outcomes[name]), constants.COLOR_OK)
+        return str(worst)
 
 
 def remote_runs(task: Any, result: Dict[str, Any]) -> int:

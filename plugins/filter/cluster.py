@@ -135,7 +135,7 @@ def _origin(name: str) -> Optional[Any]:
 def _is_internal(name: str) -> bool:
     """Whether one of our own roles set the variable (a fact of an earlier play), not a user."""
     path = getattr(_origin(name), "path", None)
-    return bool(path) and ROLES in Path(path).resolve().parents
+    return path is not None and ROLES in Path(path).resolve().parents
 
 
 def _place(name: str) -> str:

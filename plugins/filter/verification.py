@@ -38,7 +38,7 @@ def verification(hosts: Iterable[str], hostvars: _Hostvars, etcd: Iterable[str])
     """
     nodes = [_node(node, hostvars[node["name"]]) for node in cluster_nodes(hosts, hostvars)]
     asked = [hostvars[host]["verify_members"] for host in etcd if hostvars[host].get("verify_members")]
-    members = next((answer["members"] for answer in asked if answer.get("members")), [])
+    members: List[Mapping[str, Any]] = next((answer["members"] for answer in asked if answer.get("members")), [])
     results = [result for node in nodes for result in _probes(hostvars[node["name"]])]
     problems = [f"{node['name']}: {problem}" for node in nodes for problem in node["problems"]]
     problems += [_failed_pair(result) for result in results if not result["ok"]]

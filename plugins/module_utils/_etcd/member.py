@@ -186,14 +186,15 @@ def _refuse_unsafe(spec: MemberSpec, access: Access) -> None:
         if memory.get("data_dir") != spec.data_dir:
             raise UnsafeStartError(
                 f"{spec.data_dir} holds data of an etcd that was not started from here, and it would be taken over. "
-                f"Move it away, or set etcd_data_dir to another directory; when it is this member's own, restore {MEMORY}"
+                f"Move it away, or set etcd_data_dir to another directory; "
+                f"when it is this member's own, restore {MEMORY}"
             )
         return
     if memory.get("stage") == _MEMBER:
         raise UnsafeStartError(
-            f"member {spec.name} has existed with data in {memory.get('data_dir')}, but there is none in {spec.data_dir}. "
-            f"Mount, move or restore it; to give the data up, remove the member from the cluster where others still run, "
-            f"delete {MEMORY} and run again"
+            f"member {spec.name} has existed with data in {memory.get('data_dir')}, "
+            f"but there is none in {spec.data_dir}. Mount, move or restore it; to give the data up, "
+            f"remove the member from the cluster where others still run, delete {MEMORY} and run again"
         )
     _refuse_second_cluster(spec, access)
 
