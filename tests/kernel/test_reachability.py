@@ -34,6 +34,9 @@ class RoutedPath:
     def __init__(self, netns: Namespaces, program: Path) -> None:
         self.pod, self.router, self.other = netns("pod"), netns("router"), netns("other")
         self.program = program
+        for namespace in (self.pod, self.router, self.other):
+            # Without waiting for duplicate address detection, which takes its time on link-local addresses too.
+            namespace.run("sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0")
         for index, (end, port) in enumerate([(self.pod, "p1"), (self.other, "p2")], 1):
             netns.link(end, "eth0", self.router, port)
             for network, length in ((f"10.1.{index}.", 24), (f"fd00:{index}::", 64)):
@@ -50,7 +53,8 @@ class RoutedPath:
             [sys.executable, str(self.program), "serve", f"--port={PORT}"], stderr=subprocess.PIPE
         )
         until = time.monotonic() + 10
-        while f":{PORT}" not in namespace.out("ss -Hlnu"):
+        # The socket that is made last.
+        while f"[::]:{PORT}" not in namespace.out("ss -Hlnu"):
             assert time.monotonic() < until and process.poll() is None, process.communicate()
             time.sleep(0.05)
         return process
