@@ -15,7 +15,7 @@ description:
     requests, of any number of hosts, in one call.
   - What is certified is what the request declares. Of the CSR only the key is used, and the CSR has to be signed by
     that key. A node therefore cannot ask for a name or a usage that was not declared for it.
-  - An authority is never made anew where there was one. When its key is gone, or a host that sends a request trusts
+  - An authority is never made anew where it was in use. When its key is gone, or a host that sends a request trusts
     another authority of that name, the module refuses and says what to do.
 extends_documentation_fragment: fairlead.cluster.attributes
 requirements:
@@ -80,7 +80,7 @@ options:
     type: path
     default: /etc/fairlead/pki/ca
   days:
-    description: Days that a certificate is valid, but never longer than its authority.
+    description: Days that a certificate is valid, but never longer than its authority. The module warns when it is cut.
     type: int
     default: 365
   authority_days:

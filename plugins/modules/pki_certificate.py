@@ -15,8 +15,10 @@ description:
     for the certificates that need a signature. These are signed by M(fairlead.cluster.pki_authority) on another host,
     and a second call with O(signed) puts them in place.
   - A certificate needs a signature when it is missing or unreadable, is for another key, is not signed by the authority
-    in its file, says something else than declared, or expires within O(renew_before_days). Otherwise there is nothing
-    to do at all.
+    in its file, says something else than declared, is not valid yet, or expires within O(renew_before_days). Otherwise
+    there is nothing to do at all.
+  - A certificate that ends with its authority is not renewed before its end; within O(renew_before_days) the module
+    warns of it.
   - Keys are ECDSA on P-256 and are kept when a certificate is renewed. Files are written by rename. A signed
     certificate is checked against key, authority and declaration before it is put in place.
 extends_documentation_fragment: fairlead.cluster.attributes
@@ -100,7 +102,9 @@ options:
     type: path
     default: /etc/fairlead/pki
   renew_before_days:
-    description: Days before its end from which on a certificate is renewed.
+    description:
+      - Days before its end from which on a certificate is renewed. Has to be less than the days that certificates are
+        signed for.
     type: int
     default: 30
 """

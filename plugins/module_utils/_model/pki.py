@@ -71,7 +71,8 @@ class PrivateKey(Item):
 
 @dataclasses.dataclass(frozen=True)
 class Certificate(Item):
-    """A certificate file. ``fingerprint`` is the SHA-256 of the certificate; ``not_after`` is ISO 8601 in UTC.
+    """A certificate file. ``fingerprint`` is the SHA-256 of the certificate; ``not_before`` and ``not_after`` are
+    ISO 8601 in UTC.
 
     ``subject`` is None for a file that holds no certificate.
     """
@@ -81,6 +82,7 @@ class Certificate(Item):
     fingerprint: str
     public: str = ""
     subject: Optional[Subject] = None
+    not_before: str = ""
     not_after: str = ""
     mode: str = "0644"
     owner: str = "root"
@@ -89,6 +91,10 @@ class Certificate(Item):
     @property
     def identity(self) -> Tuple[Hashable, ...]:
         return (self.path,)
+
+    @property
+    def begins(self) -> datetime.datetime:
+        return datetime.datetime.fromisoformat(self.not_before)
 
     @property
     def expires(self) -> datetime.datetime:

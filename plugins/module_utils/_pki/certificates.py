@@ -16,7 +16,7 @@ from .._model.item import Item, State, state_of
 from .._model.parse import Section
 from .._model.pki import DIRECTORY, Certificate, PrivateKey, WantedCertificate, parse_signed, parse_wanted
 from .._plan.operation import Operation, difference, outcome_of
-from .._plan.pki import UNREADABLE, due
+from .._plan.pki import UNREADABLE, due, is_last
 from . import x509
 from .files import PemFiles
 
@@ -86,7 +86,10 @@ class _Run:
     def certified(self) -> Certified:
         outcome = engine_converge(self.files, self.plan, self.check)
         requests = [self._request(entry, outcome.after) for entry in self.wanted if entry.name not in self.signed]
-        return Certified(outcome, [request for request in requests if request is not None], [])
+        asked = [request for request in requests if request is not None]
+        settled = [entry for entry in self.wanted if entry.name not in {request["name"] for request in asked}]
+        warnings = [self._warning(entry, outcome.after) for entry in settled]
+        return Certified(outcome, asked, [warning for warning in warnings if warning is not None])
 
     def plan(self, have: State) -> List[Operation]:
         items: List[Item] = []
@@ -122,10 +125,30 @@ class _Run:
             # A key that is only imagined was another one when the request was made.
             key = dataclasses.replace(key, public=certificate.public)
         trusted = _is_trusted(self.files.content(certificate), self.files.content(authority))
-        reason = due(entry, state_of([key, certificate, authority]), trusted, self.now, self.window)
-        if reason is not None:
-            raise CertificateError(f"signed certificate {entry.name}: {reason}; it was not installed")
-        return [certificate, authority]
+        state = state_of([key, certificate, authority])
+        reason = due(entry, state, trusted, self.now, self.window)
+        if reason is None:
+            return [certificate, authority]
+        if due(entry, state, trusted, self.now, datetime.timedelta(0)) is None:
+            raise SpecError(
+                "renew_before_days",
+                f"must be less than the days that certificates are signed for, not {self.window.days}: signed "
+                f"certificate {entry.name} is valid until {certificate.not_after} only and was not installed; the "
+                f"clock of this node says {self.now.isoformat(timespec='seconds')}",
+            )
+        raise CertificateError(f"signed certificate {entry.name}: {reason}; it was not installed")
+
+    def _warning(self, entry: WantedCertificate, after: State) -> Optional[str]:
+        certificate = after.get((Certificate.kind, entry.certificate_path))
+        authority = after.get((Certificate.kind, entry.authority_path))
+        if not isinstance(certificate, Certificate) or not isinstance(authority, Certificate):
+            return None
+        if self.now < certificate.expires - self.window or not is_last(certificate, authority, self.now):
+            return None
+        return (
+            f"certificate {entry.name} ends on {certificate.not_after} with its authority {entry.authority}, and "
+            f"cannot be renewed for longer: begin anew with new authorities before"
+        )
 
     def _request(self, entry: WantedCertificate, after: State) -> Optional[Dict[str, Any]]:
         certificate = after.get((Certificate.kind, entry.certificate_path))

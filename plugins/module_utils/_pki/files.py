@@ -84,8 +84,9 @@ def _certificate_item(file: File) -> Certificate:
     try:
         subject: Optional[Subject] = x509.subject_of(file.content)
         fingerprint, public = x509.fingerprint_of(file.content), x509.public_of(file.content)
-        not_after = x509.validity_of(file.content)[1].isoformat()
+        not_before, not_after = (moment.isoformat() for moment in x509.validity_of(file.content))
     except x509.PemError:
         fingerprint = hashlib.sha256(file.content.encode("utf-8", "surrogateescape")).hexdigest()
-        subject, public, not_after = None, "", ""
-    return Certificate(file.path, fingerprint, public, subject, not_after, file.mode, file.owner, file.group)
+        subject, public, not_before, not_after = None, "", "", ""
+    rights = (file.mode, file.owner, file.group)
+    return Certificate(file.path, fingerprint, public, subject, not_before, not_after, *rights)

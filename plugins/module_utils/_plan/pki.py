@@ -18,7 +18,8 @@ def due(
 ) -> Optional[str]:
     """The reason to ask for a signature; None while there is none.
 
-    ``is_trusted`` says whether the certificate was signed by the authority whose certificate is on this node.
+    ``is_trusted`` says whether the certificate was signed by the authority whose certificate is on this node. One that
+    ends with its authority is not due before its end, as no other would be valid for longer.
     """
     key = have.get((PrivateKey.kind, wanted.key_path))
     certificate = have.get((Certificate.kind, wanted.certificate_path))
@@ -35,6 +36,21 @@ def due(
         return f"it is not signed by the authority in {wanted.authority_path}"
     if certificate.subject != wanted.subject:
         return f"it says {certificate.subject} instead of {wanted.subject}"
-    if certificate.expires - window <= now:
+    return _untimely(certificate, authority, now, window)
+
+
+def _untimely(
+    certificate: Certificate, authority: Certificate, now: datetime.datetime, window: datetime.timedelta
+) -> Optional[str]:
+    begin = max(certificate.begins, authority.begins)
+    if now < begin:
+        clock = now.isoformat(timespec="seconds")
+        return f"it is not valid before {begin.isoformat()}; the clock of this node says {clock}"
+    if certificate.expires - window <= now and not is_last(certificate, authority, now):
         return f"it is valid until {certificate.not_after} only"
     return None
+
+
+def is_last(certificate: Certificate, authority: Certificate, now: datetime.datetime) -> bool:
+    """Whether the certificate is still valid and ends with its authority, so that renewing it is of no use."""
+    return now < certificate.expires and authority.expires <= certificate.expires

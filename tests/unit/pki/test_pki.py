@@ -16,6 +16,7 @@ from cryptography import x509 as cryptography_x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
+from ansible_collections.fairlead.cluster.plugins.module_utils import _engine
 from ansible_collections.fairlead.cluster.plugins.module_utils._ansible import items_of
 from ansible_collections.fairlead.cluster.plugins.module_utils._engine import Outcome
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import ApplyError, SpecError
@@ -47,6 +48,7 @@ class Node:
         self.wanted: list[dict[str, Any]] = [SERVER, CLIENT, PEER]
         self.window = 30
         self.outcomes: list[Outcome] = []
+        self.warnings: list[str] = []
 
     def request(self, check: bool = False) -> list[dict[str, Any]]:
         return self._certified({}, check)
@@ -64,6 +66,7 @@ class Node:
         }
         certified = certificates.converge(document, check, self.now)
         self.outcomes.append(certified.outcome)
+        self.warnings += certified.warnings
         return certified.requests
 
     def sign(self, requests: list[dict[str, Any]], check: bool = False, **settings: Any) -> list[dict[str, str]]:
@@ -85,6 +88,7 @@ class Node:
         }
         signed = authority.converge(document, check, self.now)
         self.outcomes.append(signed.outcome)
+        self.warnings += signed.warnings
         return signed.signed
 
     def run(self, check: bool = False, **settings: Any) -> list[str]:
@@ -299,13 +303,62 @@ def test_wrong_certificate_is_not_installed(node: Node) -> None:
 
 
 def test_validity_shorter_than_the_window_is_refused_instead_of_renewed_for_ever(node: Node) -> None:
-    with pytest.raises(certificates.CertificateError, match="valid until 2026-12-01"):
-        node.run(days=10)
+    for days in (10, node.window):
+        with pytest.raises(SpecError, match="etcd-server is valid until 2026-12-") as caught:
+            node.run(days=days)
+        assert caught.value.path == "renew_before_days"
+    assert not list(node.pki.glob("*.crt"))
 
 
 def test_certificate_ends_with_its_authority(node: Node) -> None:
     node.run(days=365, authority_days=100)
     assert x509.validity_of(node.path("etcd-server.crt").read_text())[1] == NOW + 100 * DAY
+    assert node.warnings == [
+        f"authority {name} ends on 2027-03-01T12:00:00+00:00, and what it signs now ends with it"
+        for name in ("etcd", "etcd-peer")
+    ]
+
+
+def test_in_the_last_days_of_an_authority_nothing_is_renewed_but_all_is_warned_of(node: Node) -> None:
+    node.run(authority_days=100)
+    node.now = NOW + 70 * DAY
+    node.warnings.clear()
+    before = node.files()
+    assert node.run() == []
+    assert node.files() == before
+    assert [warning.split(", and")[0] for warning in node.warnings] == [
+        f"certificate {entry['name']} ends on 2027-03-01T12:00:00+00:00 with its authority {entry['authority']}"
+        for entry in node.wanted
+    ]
+
+
+def test_in_the_last_days_of_an_authority_what_is_missing_is_still_signed(node: Node) -> None:
+    node.run(authority_days=100)
+    node.now = NOW + 99 * DAY
+    node.path("etcd-server.crt").unlink()
+    assert node.run() == ["there is no certificate"]
+    assert x509.validity_of(node.path("etcd-server.crt").read_text())[1] == NOW + 100 * DAY
+    assert node.run() == []
+
+
+def test_certificate_of_the_future_is_not_installed(node: Node) -> None:
+    signed = node.sign(node.request())
+    before = node.files()
+    node.now = NOW - 2 * x509.BACKDATED
+    message = "etcd-server: it is not valid before 2026-11-21T11:00:00.*clock of this node says 2026-11-21T10:00:00"
+    with pytest.raises(certificates.CertificateError, match=message):
+        node.install(signed)
+    assert node.files() == before
+    node.now = NOW - x509.BACKDATED
+    assert node.install(signed) == []
+
+
+def test_clock_that_fell_behind_its_certificates_is_named(certified: Node) -> None:
+    certified.now = NOW - 2 * DAY
+    reasons = {request["reason"] for request in certified.request()}
+    assert reasons == {
+        "it is not valid before 2026-11-21T11:00:00+00:00; the clock of this node says 2026-11-19T12:00:00+00:00"
+    }
 
 
 def test_expired_authority_does_not_sign(node: Node) -> None:
@@ -317,9 +370,59 @@ def test_expired_authority_does_not_sign(node: Node) -> None:
 
 @pytest.mark.parametrize("lost", ["etcd.key", "etcd.crt"])
 def test_half_an_authority_is_not_replaced(certified: Node, lost: str) -> None:
+    certificate = (certified.ca / "etcd.crt").read_text()
     (certified.ca / lost).unlink()
+    certified.path("etcd-client.crt").unlink()
+    before = certified.files()
+    with pytest.raises(authority.AuthorityError, match=f"{lost} is missing"):
+        certified.run()
+    assert certified.files() == before
+    (certified.ca.parent / "etcd-ca.crt").write_text(certificate)
     with pytest.raises(authority.AuthorityError, match=f"{lost} is missing"):
         certified.sign([])
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing after it happens, also no undoing."""
+
+
+@pytest.mark.parametrize("written", range(6))
+def test_kill_while_authorities_are_made_is_left_by_the_next_run(
+    node: Node, monkeypatch: pytest.MonkeyPatch, written: int
+) -> None:
+    rename, count = os.rename, iter(range(100))
+
+    def die(source: str, target: str) -> None:
+        if next(count) >= written:
+            raise Killed
+        rename(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "rename", die)
+        patch.setattr(_engine, "_undo", lambda *_arguments: None)
+        node.sign([])
+    left = {path.name: path.read_text() for path in node.ca.iterdir() if path.suffix in (".key", ".crt")}
+    assert len(left) == written
+    assert len(node.run()) == 3
+    assert {name: (node.ca / name).read_text() for name in left} == left
+    assert node.run() == []
+
+
+def test_certificate_without_key_that_nobody_trusts_is_replaced(node: Node) -> None:
+    node.sign([])
+    (node.ca / "etcd.key").unlink()
+    lost = (node.ca / "etcd.crt").read_text()
+    assert len(node.run()) == 3
+    assert (node.ca / "etcd.crt").read_text() != lost
+    assert node.run() == []
+
+
+def test_key_without_certificate_that_is_no_key_is_named(node: Node) -> None:
+    node.ca.mkdir(parents=True)
+    (node.ca / "etcd.key").write_text("no key")
+    with pytest.raises(authority.AuthorityError, match=r"etcd\.key holds no ECDSA key"):
+        node.sign([])
+    assert [path.name for path in node.ca.iterdir()] == ["etcd.key"]
 
 
 def test_authority_whose_files_do_not_fit_does_not_sign(certified: Node) -> None:
