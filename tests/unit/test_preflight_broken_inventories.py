@@ -33,7 +33,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "08_misspelt_variable": {"flannel_vni": "did you mean flannel_vxlan_vni?"},
     "09_out_of_range": {
         "flannel_vxlan_port": "must be 1 to 65535, not 70000",
-        "flannel_vxlan_vni": "must be 1 to 16777215, not 16777216",
+        "flannel_vxlan_vni": "must be 1 to 9999999, not 16777216",
         "etcd_client_port": "must be a whole number, not 'high'",
     },
     "10_no_etcd": {"groups.etcd": "has no host"},

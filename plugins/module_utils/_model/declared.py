@@ -12,7 +12,7 @@ import difflib
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .errors import SpecError
-from .lease import SHORTEST_TTL
+from .lease import SHORTEST_TTL, VNI_LIMIT
 from .parse import Section
 
 # How much of a name must agree to call it misspelt, from 0 to 1.
@@ -21,7 +21,7 @@ _SHOWN_HOSTS = 4
 _BOOLEANS = ("yes", "no", "true", "false", "on", "off", "y", "n", "t", "f", "1", "0", "1.0", "0.0")
 # What the end of a name says about its value: lowest, highest, and a value beside the range with a meaning of its own.
 RANGES: Mapping[str, Tuple[int, int, Optional[int]]] = {
-    "_vni": (1, 2**24 - 1, None),  # RFC 7348: 24 bits, and 0 is not given out
+    "_vni": (1, VNI_LIMIT, None),  # 0 is not given out
     "_port": (1, 65535, None),
     "_lease_ttl": (SHORTEST_TTL, 2**31, 0),  # 0: no end
     "_mtu": (576, 65535, 0),  # RFC 791: what every IPv4 host must accept; 0 stands for "take the interface's"

@@ -21,6 +21,9 @@ from .parse import REQUIRED, Section, unique
 VXLAN = "vxlan"
 # Life of a lease: a key without etcd lease; one with an etcd lease; the same with less than half of its time left.
 PERMANENT, LEASED, ENDING = "permanent", "leased", "ending"
+# VXLAN has 24 bits for it (RFC 7348), but the device is called flannel.<vni>, and a device name has 15 characters at
+# the most, of which "flannel." takes 8.
+VNI_LIMIT = 9999999
 # Limits of flannel's etcd manager for IPv4.
 LONGEST_NETWORK, LONGEST_SUBNET = 28, 30
 # The renewal timer runs hourly with up to ten minutes of delay: half of the time to live must be longer than that.
@@ -226,7 +229,7 @@ def _range_end(section: Section, key: str, network: ipaddress.IPv4Network, lengt
 def _parse_backend(section: Section) -> str:
     backend: Dict[str, Any] = {
         "Type": section.text("type", choices=[VXLAN]),
-        "VNI": section.integer("vni", 1, 2**24 - 1),
+        "VNI": section.integer("vni", 1, VNI_LIMIT),
         "Port": section.integer("port", 1, 65535),
     }
     if section.get("mtu", 0):

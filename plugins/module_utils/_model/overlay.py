@@ -8,22 +8,22 @@ longer than the network.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import ipaddress
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .datapath import DeviceAddress, ForwardingEntry, LinkUp, Neighbor, Route, VxlanDevice
 from .errors import SpecError
 from .files import File
 from .item import Item
+from .lease import VNI_LIMIT
 from .parse import Address, Network, Section, unique
 
 # Outer Ethernet, IPv4, UDP and VXLAN headers, as flannel counts them.
 ENCAPSULATION = 50
 # Longest pod network, longest subnet of a node, and how much longer a subnet is at least.
 NETWORK_LIMIT, SUBNET_LIMIT, SUBNET_EXTRA = 28, 30, 2
-# A device name has 15 characters at the most, and "flannel." takes 8 of them.
-VNI_LIMIT = 9999999
 # RFC 791: every IPv4 link carries 68 bytes; the rest is the encapsulation.
 MTU_MINIMUM = 68 + ENCAPSULATION
 # Flannel's default is the kernel's, not IANA's 4789.
@@ -110,6 +110,51 @@ def parse_overlay(document: Any) -> Overlay:
     section.finish()
     _check_members({own.path: node, **peers})
     return overlay
+
+
+def unusable(entries: Sequence[Mapping[str, Any]], network: Network) -> Dict[int, str]:
+    """Index and reason of each entry without a name that ``parse_overlay`` would refuse as a peer beside the others.
+
+    ``entries`` are those of ``peers``. Entries with a name are taken as they are, and come before all others.
+    """
+    taken = _Taken()
+    problems: Dict[int, str] = {}
+    for index in sorted(range(len(entries)), key=lambda index: entries[index].get("name") is None):
+        named = entries[index].get("name") is not None
+        try:
+            member = _member(Section(entries[index]), network, named)
+            if not named:
+                taken.refuse(member)
+            taken.add(member)
+        except SpecError as error:
+            if not named:
+                problems[index] = str(error)
+    return problems
+
+
+class _Taken:
+    """What members have for themselves. Their subnets do not overlap, unless declared ones do."""
+
+    def __init__(self) -> None:
+        self._values: Set[Any] = set()
+        self._subnets: List[Tuple[int, int]] = []
+
+    def add(self, member: Member) -> None:
+        self._values |= {member.address, member.mac}
+        bisect.insort(self._subnets, _span(member.subnet))
+
+    def refuse(self, member: Member) -> None:
+        for field in ("address", "mac"):
+            if getattr(member, field) in self._values:
+                raise SpecError(field, f"{getattr(member, field)} is also that of another lease")
+        first, last = _span(member.subnet)
+        after = bisect.bisect_right(self._subnets, (last, 2**32))
+        if after and self._subnets[after - 1][1] >= first:
+            raise SpecError("subnet", f"{member.subnet} overlaps that of another lease")
+
+
+def _span(subnet: Network) -> Tuple[int, int]:
+    return int(subnet.network_address), int(subnet.broadcast_address)
 
 
 def parse_backend(section: Section) -> Backend:
