@@ -32,7 +32,9 @@ options:
   state:
     description:
       - V(overridden) makes exactly what is declared.
-      - V(deleted) removes the device, all that hangs on it, and O(subnet_env).
+      - V(deleted) removes the device, all that hangs on it, and the file of O(subnet_env), as the document kept on this
+        node names them. Without such a document nothing is removed, and a warning tells so, because a device of that
+        name is not known to be ours.
       - V(gathered) reads only. Peers come without names, which the kernel does not know.
     type: str
     choices: [overridden, deleted, gathered]
@@ -196,7 +198,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._ansible import result_of, run
 from ..module_utils._deps import has_pyroute2, require_pyroute2
 from ..module_utils._desired import store
-from ..module_utils._desired.overlay_network import KIND, converge, described, device_mtu, gather, predict
+from ..module_utils._desired.overlay_network import KIND, converge, described, device_mtu, gather, not_ours, predict
 from ..module_utils._engine import Outcome, together
 from ..module_utils._system.runner import module_runner
 
@@ -236,6 +238,9 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
         found = gather(document)
         result = result_of(module, Outcome(found, found, []), "overlay network")
         return {**result, **_about(document, Outcome(found, found, [])), "gathered": described(found)}
+    warning = not_ours(document) if state == "deleted" else None
+    if warning:
+        module.warn(warning)
     outcome = converge({**document, "state": state}, module.check_mode, module_runner(module))
     save, check = state == "overridden", module.check_mode
     kept = store.save(KIND, document, check) if save else store.forget(KIND, check)

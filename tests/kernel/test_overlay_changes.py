@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +96,37 @@ def test_overlay_device_of_others_with_the_old_vni_stays(netns: Namespaces, run_
     run_module(MODULE, document(1, 2, backend={"vni": 42}), netns=node)
     run_module(MODULE, {"state": "deleted", "backend": {"vni": 42}}, netns=node)
     assert node.json("ip -d -j link show flannel.1") == before
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_overlay_removal_leaves_what_was_not_made_from_here(
+    netns: Namespaces, run_module: RunModule, tmp_path: Path, check: bool
+) -> None:
+    """A running flanneld has a device and a file of just these names."""
+    node = lone_node(netns)
+    node.run("ip link add flannel.1 type vxlan id 1 dstport 8472 dev eth0 local 192.0.2.1 nolearning")
+    env = tmp_path / "subnet.env"
+    env.write_text("FLANNEL_NETWORK=10.244.0.0/16\n")
+    before = snapshot(node)
+    result = run_module(MODULE, {"state": "deleted", "subnet_env": {"path": str(env)}}, netns=node, check=check)
+    assert snapshot(node) == before and env.exists()
+    assert (result["changed"], result["operations"]) == (False, [])
+    assert "nothing saved on this node tells of flannel.1" in str(result["warnings"][0])
+
+
+def test_overlay_removal_takes_what_the_saved_document_names_only(
+    netns: Namespaces, run_module: RunModule, tmp_path: Path
+) -> None:
+    node = lone_node(netns)
+    node.run("ip link add flannel.1 type vxlan id 1 dstport 8472 dev eth0 local 192.0.2.1 nolearning")
+    before = snapshot(node)
+    saved, declared = tmp_path / "saved.env", tmp_path / "declared.env"
+    declared.write_text("")
+    run_module(MODULE, document(1, 2, backend={"vni": 42}, subnet_env={"path": str(saved)}), netns=node)
+    assert saved.exists()
+    result = run_module(MODULE, {"state": "deleted", "subnet_env": {"path": str(declared)}}, netns=node)
+    assert snapshot(node) == before and not saved.exists() and declared.exists()
+    assert "flannel.1" in str(result["warnings"][0])
 
 
 def test_overlay_takes_over_the_device_of_a_real_flanneld(netns: Namespaces, run_module: RunModule) -> None:

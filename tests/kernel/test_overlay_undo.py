@@ -148,7 +148,7 @@ def test_undo_of_another_vni(netns: Namespaces, converge: Callable[..., int]) ->
 
 def test_undo_of_a_deletion(netns: Namespaces, converge: Callable[..., int]) -> None:
     node = settled(netns, converge, *FOREIGN)
-    assert check_every_position(node, converge, {"state": "deleted"}, None) == 9 + len(FOREIGN)
+    assert check_every_position(node, converge, {"state": "deleted"}, document(1, 2, 3)) == 9 + len(FOREIGN)
 
 
 def test_undo_of_a_replaced_foreign_route(netns: Namespaces, converge: Callable[..., int]) -> None:

@@ -41,11 +41,12 @@ ETHERNET_MTU = 1500
 def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcome:
     """Bring the datapath to the document; its ``state`` is "overridden" when it has none.
 
-    What an earlier document made under another VNI is known from the saved one, and goes.
+    What an earlier document made under another VNI is known from the saved one, and goes. State "deleted" takes away
+    what the saved document names and nothing else; ``not_ours`` tells when that is not what was asked for.
     """
     content = {key: value for key, value in document.items() if key != "state"}
     if document.get("state", OVERRIDDEN) == DELETED:
-        return _remove(content, check)
+        return _remove(check)
     overlay = parse_overlay(content)
     earlier = _earlier_document()
     devices = _devices(overlay.backend.device, earlier)
@@ -113,12 +114,26 @@ def device_mtu(outcome: Outcome) -> Optional[int]:
     return next((item.mtu for item in outcome.after.values() if isinstance(item, VxlanDevice)), None)
 
 
-def _remove(document: Mapping[str, Any], check: bool) -> Outcome:
+def not_ours(document: Mapping[str, Any]) -> Optional[str]:
+    """What to tell a user who asks for the removal of a device that no saved document accounts for."""
     section = Section(document)
-    device = parse_backend(section.section("backend", {})).device
-    declared, earlier = parse_subnet_env(section), _earlier_document()
-    paths = {env.path for env in (declared, earlier.subnet_env if earlier else None) if env is not None}
-    datapath = OverlayAdapter(_devices(device, earlier), [], accept_ra_writable())
+    device, earlier = parse_backend(section.section("backend", {})).device, _earlier_document()
+    parse_subnet_env(section)
+    if earlier is not None and earlier.backend.device == device:
+        return None
+    return (
+        f"nothing saved on this node tells of {device}: a device of that name, and a subnet.env, if there, were not "
+        "made from here and are left alone. Remove them by hand when nothing else needs them"
+    )
+
+
+def _remove(check: bool) -> Outcome:
+    """Only what the saved document names is ours: a device that is called the same may be a running flanneld's."""
+    earlier = _earlier_document()
+    if earlier is None:
+        return Outcome({}, {}, [])
+    datapath = OverlayAdapter([earlier.backend.device], [], accept_ra_writable())
+    paths = [earlier.subnet_env.path] if earlier.subnet_env is not None else []
     return engine_converge(_adapter(datapath, paths), lambda have: plan_overlay(have, Wanted({})), check)
 
 
