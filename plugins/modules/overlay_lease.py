@@ -17,8 +17,10 @@ description:
     that make the same call at the same time give out the same subnets without getting in each other's way.
   - A node keeps the lease that has its MAC address, or else its address, as long as the configuration allows that
     subnet. A new lease gets the first free subnet in the order of O(nodes).
-  - Leases of peers that are not in O(nodes), such as nodes that run flanneld, are never touched. A node that runs
-    flanneld must not be in O(nodes), because flanneld chooses its MAC address itself.
+  - Leases of peers that are not in O(nodes), such as nodes that run flanneld, are never touched. Those among them that
+    no datapath can be made from (no valid MAC address, a subnet outside of the network, a second lease of one address,
+    MAC address or overlapping subnet) are left out of the results with a warning. A node that runs flanneld
+    must not be in O(nodes), because flanneld chooses its MAC address itself.
   - Etcd is reached through its JSON gateway, version 3.4 or newer.
 extends_documentation_fragment: fairlead.cluster.attributes
 attributes:
@@ -92,7 +94,7 @@ options:
             choices: [vxlan]
             required: true
           vni:
-            description: VXLAN network identifier, 1 to 16777215.
+            description: VXLAN network identifier, 1 to 9999999, for the device is called C(flannel.VNI).
             type: int
             required: true
           port:
@@ -173,7 +175,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 leases:
-  description: All leases of the configured backend by rising subnet, those of undeclared peers too.
+  description: All leases of the configured backend by rising subnet, those of undeclared peers too. With
+    O(state=present) without undeclared ones that are of no use, with O(state=gathered) of all backends.
   returned: success
   type: list
   elements: dict

@@ -9,7 +9,8 @@ that a renewal years later asks for the same one. Not applied at boot: leases li
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, Iterable, List, Mapping, Optional
+import ipaddress
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from .._engine import Outcome, Plan
 from .._engine import converge as engine_converge
@@ -19,6 +20,8 @@ from .._model.errors import ApplyError, FairleadError, PrerequisiteError, SpecEr
 from .._model.etcd import parse_access
 from .._model.item import State
 from .._model.lease import Lease, LeaseSpec, Node, parse_lease_spec, parse_nodes, parse_prefix
+from .._model.lease_codec import lease_key
+from .._model.overlay import unusable
 from .._model.parse import Section
 from .._plan.lease import claim, leases_of, owners, plan, plan_keep, plan_release
 from .._plan.operation import Operation, outcome_of
@@ -33,8 +36,10 @@ PLANS = 10
 class Ensured:
     """``leases``: ``[{name, subnet, address, mac, backend_type, ttl}]`` of the declared backend, by rising subnet.
 
-    ``name`` is None for a lease of no declared node; ``ttl`` is in seconds, 0 for a permanent lease and None where it
-    was not asked for, which is the case for all but this node's.
+    Left out, with a warning each, are leases of no declared node that no datapath can be made from: one broken or stale
+    lease of somebody else shall not stop all nodes. ``name`` is None for a lease of no declared node; ``ttl``
+    is in seconds, 0 for a permanent lease and None where it was not asked for, which is the case for all but
+    this node's.
     """
 
     outcome: Outcome
@@ -66,7 +71,7 @@ def ensure(document: Mapping[str, Any], check: bool) -> Ensured:
         operations = plan({}, spec)
         outcome = Outcome({}, outcome_of({}, operations), operations)
         return Ensured(outcome, _listed(outcome.after, spec.nodes, _backend(spec)), [_prediction(error)])
-    return Ensured(outcome, _listed(outcome.after, spec.nodes, _backend(spec), adapter), [])
+    return Ensured(outcome, *_usable(outcome.after, spec, adapter))
 
 
 def release(document: Mapping[str, Any], check: bool) -> Outcome:
@@ -168,6 +173,19 @@ def _listed(
         for lease in leases_of(state)
         if backend in (None, lease.backend_type)
     ]
+
+
+def _usable(state: State, spec: LeaseSpec, adapter: LeaseAdapter) -> Tuple[List[Dict[str, Any]], List[str]]:
+    """The leases that a datapath can be made from, and a warning for each other one."""
+    listed = _listed(state, spec.nodes, _backend(spec), adapter)
+    problems = unusable(listed, ipaddress.IPv4Network(spec.config.network))
+    leases = [lease for lease in leases_of(state) if lease.backend_type == _backend(spec)]
+    warnings = [
+        f"etcd key {lease_key(spec.prefix, leases[index])} is of no declared node and left out of the overlay, because "
+        f"no datapath can be made from it: {problem}"
+        for index, problem in sorted(problems.items())
+    ]
+    return [lease for index, lease in enumerate(listed) if index not in problems], warnings
 
 
 def _prediction(error: Exception) -> str:

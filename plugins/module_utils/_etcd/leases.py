@@ -12,14 +12,14 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
 
 from .._model.errors import ApplyError, FairleadError
 from .._model.item import Item, State, state_of
 from .._model.lease import ENDING, LEASED, PERMANENT, FlannelConfig, Lease
 from .._model.lease_codec import config_key, decode_config, decode_lease, encode_config, encode_lease, lease_key
 from .._plan.operation import DELETE, Operation, outcome_of
-from .gateway import NOT_FOUND, Gateway, RefusedError, decoded, encoded
+from .gateway import NOT_FOUND, Gateway, RefusedError, UnreachableError, decoded, encoded
 
 # Etcd takes at most 128 operations in one transaction (--max-txn-ops).
 BATCH = 100
@@ -123,8 +123,14 @@ class LeaseAdapter:
                     answer = self.gateway.post("lease/grant", {"TTL": str(self.ttl)})
                     given[self._key(operation.item)] = int(answer["ID"])
             yield from self._transact(operations, given)
-        finally:
-            self._revoke(given.values())
+        except UnreachableError:
+            # The transaction may have happened, or may yet happen: revoking would delete the keys that hang on these
+            # etcd leases. Those without a key run out by themselves.
+            raise
+        except FairleadError:
+            self._revoke_unused(given)
+            raise
+        self._revoke_unused(given)
 
     def _transact(self, operations: Sequence[Operation], given: Dict[str, int]) -> Iterator[Operation]:
         """Leaves in ``given`` the etcd leases that no key hangs on."""
@@ -196,6 +202,9 @@ class LeaseAdapter:
 
     def _is_done(self, operation: Operation) -> bool:
         return self._state.get(operation.item.key) == self._goal.get(operation.item.key)
+
+    def _revoke_unused(self, given: Mapping[str, int]) -> None:
+        self._revoke(lease_id for key, lease_id in given.items() if self._attached.get(key) != lease_id)
 
     def _revoke(self, lease_ids: Iterable[int]) -> None:
         """Give etcd leases back. One that cannot be given back now runs out by itself: no reason to fail."""

@@ -54,9 +54,18 @@ def parse_access(document: Mapping[str, Any]) -> Access:
 
 
 def _check_endpoint(endpoint: Any, path: str) -> None:
-    parts = urllib.parse.urlsplit(endpoint) if isinstance(endpoint, str) else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+    if not isinstance(endpoint, str) or not _is_client_url(endpoint):
         raise SpecError(path, f"must be a URL like https://192.0.2.11:2379, not {endpoint!r}")
+
+
+def _is_client_url(endpoint: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(endpoint)
+        # The port is not looked at before it is asked for.
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0 and not parts.path.strip("/")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,6 +35,8 @@ class FakeEtcd:
         self.now = 0
         self.before: dict[str, Callable[[], None]] = {}
         self.lose_answer_of: str | None = None
+        # A call that is carried out while its answer reaches nobody.
+        self.silent_after: str | None = None
         self.calls: list[str] = []
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +49,9 @@ class FakeEtcd:
             self.lose_answer_of = None
             # What the gateway does when an answer is lost: ask the next endpoint the same.
             answer = getattr(self, "_" + path.replace("/", "_"))(body)
+        if path == self.silent_after:
+            self.silent_after = None
+            raise UnreachableError("no etcd endpoint answers: https://192.0.2.11:2379: no answer in time")
         return {"header": {"revision": str(self.revision)}, **answer}
 
     def close(self) -> None:

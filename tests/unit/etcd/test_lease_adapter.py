@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.fairlead.cluster.plugins.module_utils._desired import overlay_lease
 from ansible_collections.fairlead.cluster.plugins.module_utils._etcd import leases as leases_module
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import ApplyError, SpecError
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.overlay import parse_overlay
 from tests.unit.etcd.fake_etcd import FakeEtcd, Unreachable
 
 PREFIX = "/coreos.com/network"
@@ -126,6 +127,39 @@ def test_lost_answer_is_recognised_as_done(etcd: FakeEtcd) -> None:
     assert len(ensured.leases) == 5
     assert etcd.calls.count("lease/grant") == 5
     assert etcd.calls.count("lease/revoke") == 0
+
+
+def test_key_that_was_moved_without_an_answer_keeps_its_new_etcd_lease(etcd: FakeEtcd) -> None:
+    """The transaction happened, and no endpoint said so: the new etcd lease carries the node's only key."""
+    overlay_lease.ensure(document("n1", ttl=20000), check=False)
+    etcd.silent_after = "kv/txn"
+    with pytest.raises(overlay_lease.UnreachableError):
+        overlay_lease.ensure(document("n1"), check=False)
+    assert etcd.leases[etcd.entries[key(1)].lease][0] == 86400
+    # The old etcd lease carries nothing any more, and runs out by itself.
+    etcd.advance(20000)
+    assert [name for name in etcd.entries if "subnets" in name] == [key(1)]
+
+
+def test_etcd_leases_of_a_write_that_may_still_happen_are_not_revoked(etcd: FakeEtcd) -> None:
+    def never_answered() -> None:
+        raise overlay_lease.UnreachableError("no etcd endpoint answers")
+
+    etcd.before["kv/txn"] = never_answered
+    with pytest.raises(overlay_lease.UnreachableError):
+        overlay_lease.ensure(document("n1"), check=False)
+    assert "lease/revoke" not in etcd.calls
+    assert len(etcd.leases) == 5
+    etcd.advance(86400)
+
+
+def test_key_of_a_lost_answer_stays_when_others_write_right_after(etcd: FakeEtcd) -> None:
+    """The plan is out of date then, but what it wrote is there and must not go with its etcd lease."""
+    etcd.lose_answer_of = "kv/txn"
+    etcd.before["kv/range"] = lambda: etcd.before.update({"kv/range": lambda: etcd.put(key(9), FOREIGN)})
+    assert subnets(overlay_lease.ensure(document("n1"), check=False))["n5"] == "10.244.5.0/24"
+    assert etcd.calls.count("lease/revoke") == 0
+    assert etcd.calls.count("lease/grant") == 5
 
 
 def test_store_that_never_rests_is_an_error_and_leaves_nothing(etcd: FakeEtcd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +294,66 @@ def test_missing_tls_files_are_no_obstacle_to_check_mode_only() -> None:
         overlay_lease.ensure(missing, check=False)
 
 
+def foreign(address: str, mac: str | None, kind: str = "vxlan") -> str:
+    data = {"VNI": 1, **({"VtepMAC": mac} if mac is not None else {})}
+    return json.dumps({"PublicIP": address, "PublicIPv6": None, "BackendType": kind, "BackendData": data})
+
+
+UNUSABLE = {
+    "without a MAC address": (key(20), foreign("192.0.2.60", None), "mac: must be a MAC address"),
+    "MAC address of a group": (key(20), foreign("192.0.2.60", "01:00:5e:00:00:01"), "mac: must be the address of one"),
+    "without an address": (key(20), foreign("", "02:00:00:00:00:60"), "address: must be an IP address"),
+    "address in the pod network": (
+        key(20),
+        foreign("10.244.3.3", "02:00:00:00:00:60"),
+        "address: 10.244.3.3 is inside",
+    ),
+    "subnet outside": (
+        f"{PREFIX}/subnets/10.245.1.0-24",
+        foreign("192.0.2.60", "02:00:00:00:00:60"),
+        "subnet: 10.245.1.0/24 is not inside the pod network",
+    ),
+    "second of an address": (key(20), foreign("192.0.2.99", "02:00:00:00:00:60"), "address: 192.0.2.99 is also"),
+    "second of a MAC address": (key(20), foreign("192.0.2.60", "66:3b:ef:92:63:92"), "mac: 66:3b:ef:92:63:92 is also"),
+    "overlapping subnet": (
+        f"{PREFIX}/subnets/10.244.9.128-25",
+        foreign("192.0.2.60", "02:00:00:00:00:60"),
+        "subnet: 10.244.9.128/25 overlaps",
+    ),
+    "subnet around that of a declared node": (
+        f"{PREFIX}/subnets/10.244.0.0-20",
+        foreign("192.0.2.60", "02:00:00:00:00:60"),
+        "subnet: 10.244.0.0/20 overlaps",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "reason"), UNUSABLE.values(), ids=UNUSABLE)
+def test_unusable_lease_of_somebody_else_is_left_out_with_a_warning(
+    etcd: FakeEtcd, name: str, value: str, reason: str
+) -> None:
+    overlay_lease.ensure(document(), check=False)
+    etcd.put(key(9), FOREIGN)
+    etcd.put(name, value)
+    ensured = overlay_lease.ensure(document(), check=False)
+    assert list(subnets(ensured).values()) == [f"10.244.{third}.0/24" for third in (1, 2, 3, 4, 5, 9)]
+    (warning,) = ensured.warnings
+    assert name in warning and reason in warning
+    assert etcd.entries[name].value == value
+    own, *peers = ensured.leases
+    overlay = parse_overlay({"network": "10.244.0.0/16", "node": own, "peers": peers})
+    assert len(overlay.peers) == 5
+
+
+def test_leases_of_flanneld_nodes_come_without_warnings(etcd: FakeEtcd) -> None:
+    etcd.put(key(9), FOREIGN)
+    etcd.put(key(8), foreign("192.0.2.98", "02:00:00:00:00:62"))
+    etcd.put(key(7), foreign("192.0.2.97", None, kind="udp"))
+    ensured = overlay_lease.ensure(document(), check=False)
+    assert ensured.warnings == []
+    assert [lease["address"] for lease in ensured.leases[5:]] == ["192.0.2.98", "192.0.2.99"]
+
+
 def test_gathered_lists_everything_with_its_time(etcd: FakeEtcd) -> None:
     overlay_lease.ensure(document("n1"), check=False)
     etcd.put(key(9), FOREIGN)
@@ -271,7 +365,18 @@ def test_gathered_lists_everything_with_its_time(etcd: FakeEtcd) -> None:
     ]
 
 
-@pytest.mark.parametrize("endpoints", [[], ["192.0.2.11:2379"], ["ftp://192.0.2.11"], ["https://h/path"], [7]])
+@pytest.mark.parametrize(
+    "endpoints",
+    [
+        [],
+        ["192.0.2.11:2379"],
+        ["ftp://192.0.2.11"],
+        ["https://h/path"],
+        [7],
+        ["https://[fd00::1:2379"],
+        ["https://192.0.2.11:70000"],
+    ],
+)
 def test_broken_endpoints_are_refused(endpoints: list[Any]) -> None:
     with pytest.raises(SpecError, match="endpoints"):
         overlay_lease.ensure(document(endpoints=endpoints), check=True)
