@@ -31,9 +31,6 @@ _MEANINGS = {
     50: "not available",
     51: "not available, and containers have limited connectivity",
 }
-# Runs the second argument with the first on its standard input. A plugin may answer without reading (most do so for
-# VERSION, others when they fail early), and a runner that writes itself would take the broken pipe for a failure.
-_FEED = ("sh", "-c", 'printf %s "$1" | "$2"', "sh")
 _OTHER_FAMILY = re.compile(r"could not check ipv([46]) dnat: chain \S+ not found")
 # Plugins call iptables and the like; a session without login may lack the administrator's directories.
 _ADMIN_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -158,8 +155,8 @@ class Plugins:
                 f"apply role fairlead.cluster.cni first"
             )
         variables = [f"{name}={value}" for name, value in {"CNI_COMMAND": command, **environment}.items()]
-        call = ["env", f"PATH={_search_path()}", *variables, *_FEED, json.dumps(config), program]
-        status, output, error = self.runner(call)
+        call = ["env", f"PATH={_search_path()}", *variables, program]
+        status, output, error = self.runner(call, json.dumps(config))
         answer = _json_of(output)
         if status != 0:
             raise _error_of(plugin, command, answer, f"{error.strip()} {output.strip()}".strip() or f"status {status}")

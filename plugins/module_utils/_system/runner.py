@@ -4,10 +4,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Optional, Protocol, Sequence, Tuple
+import contextlib
+import os
+import tempfile
+from typing import TYPE_CHECKING, Iterator, Optional, Protocol, Sequence, Tuple
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
+
+# Runs the other arguments with the file named first as standard input. run_command writes into a pipe instead, and a
+# command that ends without reading is then a failure of run_command: output and reason of the command would be lost.
+_WITH_INPUT = ("/bin/sh", "-c", 'input=$1; shift; exec "$@" <"$input"', "sh")
 
 
 class Runner(Protocol):
@@ -26,7 +33,22 @@ def module_runner(module: AnsibleModule) -> Runner:
         if path is None:
             return 127, "", f"{args[0]}: command not found"
         command = [path, *args[1:]]
-        status, output, error = module.run_command(command, data=data, binary_data=True, handle_exceptions=True)
+        if data is None:
+            status, output, error = module.run_command(command)
+        else:
+            with _input_file(module, data) as name:
+                status, output, error = module.run_command([*_WITH_INPUT, name, *command])
         return int(status), str(output), str(error)
 
     return run
+
+
+@contextlib.contextmanager
+def _input_file(module: AnsibleModule, data: str) -> Iterator[str]:
+    handle, name = tempfile.mkstemp(dir=module.tmpdir)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            stream.write(data)
+        yield name
+    finally:
+        os.unlink(name)

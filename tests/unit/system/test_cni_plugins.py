@@ -34,12 +34,11 @@ class Calls:
     def __call__(self, args: Sequence[str], data: str | None = None) -> tuple[int, str, str]:
         assert args[0] == "env"
         name = Path(args[-1]).name
-        assert list(args[-6:-2]) == ["sh", "-c", 'printf %s "$1" | "$2"', "sh"]
-        environment = dict(word.split("=", 1) for word in args[1:-6])
+        environment = dict(word.split("=", 1) for word in args[1:-1])
         command = environment["CNI_COMMAND"]
         self.seen.append((command, name))
         self.environments.append(environment)
-        self.inputs.append(json.loads(args[-2]))
+        self.inputs.append(json.loads(data or ""))
         if f"{name}_{command}" in self.failures:
             status, output = self.failures[f"{name}_{command}"]
             return status, output, "on stderr"
