@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 from typing import Callable, Iterator, List, Mapping, Protocol, Sequence
 
-from ._model.errors import FairleadError, UndoError, VerifyError
+from ._model.errors import UndoError, VerifyError
 from ._model.item import State
 from ._plan.operation import Operation, outcome_of
 
@@ -80,7 +80,7 @@ def converge(adapter: Adapter, plan: Plan, check: bool = False) -> Outcome:
     """Bring the node to the state that ``plan`` asks for; with ``check`` only say what that would take.
 
     ``plan`` maps a state to operations and is empty for the wanted state; it is asked again after applying.
-    Raises FairleadError after undoing what was done; UndoError when that failed too.
+    Raises FairleadError after undoing what was done; UndoError, naming what is left, when that failed too.
     """
     before = adapter.read()
     operations = plan(before)
@@ -106,8 +106,20 @@ def _verify(left: List[Operation]) -> None:
 
 
 def _undo(adapter: Adapter, done: List[Operation], cause: BaseException) -> None:
-    try:
-        for _operation in adapter.apply([operation.inverse() for operation in reversed(done)]):
-            pass
-    except FairleadError as error:
-        raise UndoError(f"{cause}; and undoing the {len(done)} operations before it failed: {error}") from cause
+    left = [operation.inverse() for operation in reversed(done)]
+    failures: List[str] = []
+    while left:
+        taken_back = 0
+        try:
+            for _operation in adapter.apply(left):
+                taken_back += 1
+            break
+        except Exception as error:
+            # Whatever it was, the operations before this one can still be taken back.
+            failures.append(f"{left[taken_back]}: {error}")
+            left = left[taken_back + 1 :]
+    if failures:
+        raise UndoError(
+            f"{cause or type(cause).__name__}; and {len(failures)} of the {len(done)} operations before it could not "
+            f"be taken back: {'; '.join(failures)}"
+        ) from cause

@@ -124,8 +124,33 @@ def test_verify_error_stays_short() -> None:
 
 def test_failure_of_the_way_back_is_told_with_its_cause() -> None:
     house = House(refuses=["+ lamp poisoned 5", "- lamp attic 5"])
-    with pytest.raises(UndoError, match=r"lamp poisoned 5: refused; and undoing .* failed: lamp attic 5: refused"):
+    with pytest.raises(
+        UndoError, match=r"lamp poisoned 5: refused; and 1 of .* back: - lamp attic 5: .*refused"
+    ) as error:
         converge(house, toward(Lamp("attic"), Lamp("poisoned")))
+    assert isinstance(error.value.__cause__, ApplyError)
+
+
+def test_way_back_goes_on_after_a_failure_and_names_all_that_is_left() -> None:
+    house = House(refuses=["+ lamp poisoned 5", "- lamp b 5", "- lamp d 5"])
+    with pytest.raises(UndoError, match=r"2 of the 4 .*: - lamp d 5: .*; - lamp b 5: "):
+        converge(house, toward(*map(Lamp, "abcd"), Lamp("poisoned")))
+    assert house.state == state_of([Lamp("b"), Lamp("d")])
+
+
+def test_way_back_that_fails_in_another_way_does_not_hide_the_cause() -> None:
+    class Full(House):
+        def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
+            for operation in super().apply(operations):
+                if str(operation) == "- lamp b 5":
+                    raise OSError(28, "No space left on device")
+                yield operation
+
+    house = Full(refuses=["+ lamp poisoned 5"])
+    with pytest.raises(UndoError, match=r"lamp poisoned 5: refused; and .* - lamp b 5: .*No space left") as error:
+        converge(house, toward(Lamp("a"), Lamp("b"), Lamp("poisoned")))
+    assert isinstance(error.value.__cause__, ApplyError)
+    assert Lamp("a").key not in house.state
 
 
 def test_interruption_undoes_too() -> None:
