@@ -9,7 +9,7 @@ import os
 import shlex
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
-from .._model.errors import ApplyError, PrerequisiteError, ReadError
+from .._model.errors import ApplyError, PrerequisiteError, ReadError, UndoError
 from .._model.etcd import ABSENT, CURRENT, FOREIGN, OUTDATED, EtcdService
 from .._model.item import State, state_of
 from .._plan.operation import Operation
@@ -21,6 +21,8 @@ OUR_MARK = "FAIRLEAD_ETCD_UNIT"
 # Without effect once a member has data, so a change of these asks for no restart.
 _BOOTSTRAP = "ETCD_INITIAL_"
 _PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "MainPID")
+# Commands that others may follow; reading the unit file anew needs no way back.
+_INVERSES = {"enable": "disable", "disable": "enable"}
 _UP = ("active", "activating", "reloading")
 
 
@@ -57,9 +59,25 @@ class EtcdServiceAdapter:
             service, previous = operation.item, operation.previous
             assert isinstance(service, EtcdService)
             assert isinstance(previous, EtcdService), "the service is always there, at least as absent"
-            for command in _commands(service, previous):
-                self._systemctl(service, *command)
+            self._carry_out(service, list(_commands(service, previous)))
             yield operation
+
+    def _carry_out(self, service: EtcdService, commands: Sequence[List[str]]) -> None:
+        """All commands, or none: when one fails, those before it are taken back."""
+        for at, command in enumerate(commands):
+            try:
+                self._systemctl(service, *command)
+            except BaseException as error:
+                self._take_back(service, commands[:at], error)
+                raise
+
+    def _take_back(self, service: EtcdService, commands: Sequence[List[str]], cause: BaseException) -> None:
+        for verb, *arguments in reversed(commands):
+            try:
+                if verb in _INVERSES:
+                    self._systemctl(service, _INVERSES[verb], *arguments)
+            except Exception as error:
+                raise UndoError(f"{cause}; and systemctl {verb} could not be taken back: {error}") from cause
 
     def _systemctl(self, service: EtcdService, *arguments: str) -> None:
         status, output, error = self.runner(["systemctl", *arguments])

@@ -12,9 +12,9 @@ from typing import Iterator, List, Mapping, Optional, Sequence
 
 from .._model.cni import ConfList, load_conflist
 from .._model.cni_attachment import Attachment, Namespace, Wish
-from .._model.errors import ApplyError, FairleadError, PrerequisiteError, ReadError, SpecError
+from .._model.errors import ApplyError, FairleadError, PrerequisiteError, ReadError, SpecError, UndoError
 from .._model.item import Item, State, state_of
-from .._plan.operation import ADD, DELETE, REPLACE, Operation
+from .._plan.operation import DELETE, REPLACE, Operation
 from .cni import PluginError, Plugins, Target
 from .cni_cache import ResultCache
 from .runner import Runner
@@ -73,7 +73,31 @@ class Attacher:
             # The plugin would refuse too, but the DEL that must follow its refusal takes the other's interface down.
             raise ApplyError(attachment, f"{attachment.ifname} is there already, made by others; choose another ifname")
         result = self.plugins.add(attachment.conflist, _target(attachment))
-        self.cache.save(dataclasses.replace(attachment, result=json.dumps(result), problem=""))
+        try:
+            self.cache.save(dataclasses.replace(attachment, result=json.dumps(result), problem=""))
+        except BaseException as error:
+            # Nobody could detach what no result is kept of.
+            with contextlib.suppress(FairleadError):
+                self.plugins.delete(attachment.conflist, _target(attachment), result)
+            if isinstance(error, OSError):
+                raise ApplyError(attachment, f"the result of ADD cannot be kept: {error}") from error
+            raise
+
+    def replace(self, attachment: Attachment, previous: Attachment) -> None:
+        """When attaching fails, what worked before is attached again; its addresses may be others then."""
+        self.detach(previous)
+        try:
+            self.attach(attachment)
+        except BaseException as error:
+            if not previous.problem:
+                self._restore(previous, error)
+            raise
+
+    def _restore(self, previous: Attachment, cause: BaseException) -> None:
+        try:
+            self.attach(previous)
+        except Exception as error:
+            raise UndoError(f"{cause}; and {previous} could not be attached again: {error}") from cause
 
     def detach(self, attachment: Attachment) -> None:
         result = json.loads(attachment.result) if attachment.result else None
@@ -175,11 +199,17 @@ class AttachmentAdapter:
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
         for operation in operations:
-            if isinstance(operation.item, Namespace):
-                self._apply_namespace(operation.action, operation.item)
-            elif isinstance(operation.item, Attachment):
-                self._apply_attachment(operation.action, operation.item, operation.previous)
+            try:
+                self._carry_out(operation)
+            except OSError as error:
+                raise ApplyError(operation.item, str(error)) from error
             yield operation
+
+    def _carry_out(self, operation: Operation) -> None:
+        if isinstance(operation.item, Namespace):
+            self._apply_namespace(operation.action, operation.item)
+        elif isinstance(operation.item, Attachment):
+            self._apply_attachment(operation.action, operation.item, operation.previous)
 
     def _apply_namespace(self, action: str, namespace: Namespace) -> None:
         mark = os.path.join(MARKS, namespace.name)
@@ -204,9 +234,9 @@ class AttachmentAdapter:
     def _apply_attachment(self, action: str, attachment: Attachment, previous: Optional[Item]) -> None:
         if action == DELETE:
             self.attacher.detach(attachment)
-        if action == REPLACE and isinstance(previous, Attachment):
-            self.attacher.detach(previous)
-        if action in (ADD, REPLACE):
+        elif action == REPLACE and isinstance(previous, Attachment):
+            self.attacher.replace(attachment, previous)
+        else:
             self.attacher.attach(attachment)
 
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 import re
 from typing import Iterator, List, Optional, Sequence
 
-from .._model.errors import ApplyError, PrerequisiteError, ReadError
+from .._model.errors import ApplyError, PrerequisiteError, ReadError, UndoError
 from .._model.item import State, state_of
 from .._model.reachability import Responder
-from .._plan.operation import ADD, DELETE, REPLACE, Operation
+from .._plan.operation import DELETE, Operation
 from .runner import Runner
 
 # Says in a unit's description what the unit is, to be read back.
@@ -41,11 +41,28 @@ class ResponderAdapter:
         for operation in operations:
             responder = operation.item
             assert isinstance(responder, Responder)
-            if operation.action in (DELETE, REPLACE):
-                self._require(responder, ["systemctl", "stop", responder.unit])
-            if operation.action in (ADD, REPLACE):
+            if operation.action == DELETE:
+                self._stop(responder)
+            elif isinstance(operation.previous, Responder):
+                self._replace(responder, operation.previous)
+            else:
                 self._require(responder, self._start(responder))
             yield operation
+
+    def _stop(self, responder: Responder) -> None:
+        self._require(responder, ["systemctl", "stop", responder.unit])
+
+    def _replace(self, responder: Responder, previous: Responder) -> None:
+        """When the new one does not start, the previous one runs again, for a whole lifetime."""
+        self._stop(previous)
+        try:
+            self._require(responder, self._start(responder))
+        except BaseException as cause:
+            try:
+                self._require(previous, self._start(previous))
+            except Exception as error:
+                raise UndoError(f"{cause}; and the previous responder could not be started again: {error}") from cause
+            raise
 
     def _start(self, responder: Responder) -> List[str]:
         description = f"Fairlead probe responder in {responder.netns or _NODE} on port {responder.port}"

@@ -221,6 +221,16 @@ def test_refused_start_takes_back_what_was_written(node: Node) -> None:
     with pytest.raises(service.ApplyError, match="Unit is masked"):
         node.start()
     assert (node.memory.exists(), node.bootstrap.exists()) == (False, False)
+    assert node.shown["UnitFileState"] == "disabled"
+
+
+def test_refused_stop_leaves_the_service_enabled(node: Node) -> None:
+    node.run()
+    node.shown["UnitFileState"] = "enabled"
+    node.fails = "stop"
+    with pytest.raises(service.ApplyError, match="Unit is masked"):
+        member.remove({"environment_file": str(node.environment)}, False, node.systemctl)
+    assert node.shown["UnitFileState"] == "enabled"
 
 
 @pytest.mark.parametrize(

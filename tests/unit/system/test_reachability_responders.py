@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._desired.reachability import converge
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import ApplyError, PrerequisiteError
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import (
+    ApplyError,
+    PrerequisiteError,
+    UndoError,
+)
 
 POD, NODE = "fairlead-probe-pod.service", "fairlead-probe-node.service"
 COMMAND = ["/opt/fairlead/current/bin/fairlead", "probe"]
@@ -19,10 +23,11 @@ COMMAND = ["/opt/fairlead/current/bin/fairlead", "probe"]
 class Systemd:
     """A runner that keeps services as systemd does: by unit, with their description."""
 
-    def __init__(self, refuses: str = "") -> None:
+    def __init__(self, refuses: str = "", port: str = "") -> None:
         self.services: dict[str, str] = {}
         self.started: list[list[str]] = []
         self.refuses = refuses
+        self.refused_port = port
 
     def __call__(self, args: Sequence[str], data: str | None = None) -> tuple[int, str, str]:
         words = list(args)
@@ -35,7 +40,7 @@ class Systemd:
             return 0, "port 9931: Address already in use\n", ""
         assert words[0] == "systemd-run"
         options = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
-        if options["unit"] == self.refuses:
+        if options["unit"] == self.refuses or words[-1] == f"--port={self.refused_port}":
             return 1, "", "Job failed.\n"
         self.services[options["unit"]] = options["description"]
         self.started.append(words)
@@ -96,6 +101,23 @@ def test_failing_start_tells_the_reason_and_takes_the_other_back() -> None:
     with pytest.raises(ApplyError, match="Job failed. port 9931: Address already in use"):
         converge(document(), False, systemd)
     assert systemd.services == {}
+
+
+def test_failing_replacement_leaves_the_previous_responders_running() -> None:
+    systemd = Systemd(port="9932")
+    converge(document(), False, systemd)
+    before = dict(systemd.services)
+    with pytest.raises(ApplyError, match="Address already in use"):
+        converge(document(port=9932), False, systemd)
+    assert systemd.services == before
+
+
+def test_responders_that_cannot_be_started_again_are_told() -> None:
+    systemd = Systemd(port="9932")
+    converge(document(), False, systemd)
+    systemd.refuses = NODE
+    with pytest.raises(UndoError, match="previous responder could not be started again"):
+        converge(document(port=9932), False, systemd)
 
 
 def test_node_without_systemd_is_named() -> None:
