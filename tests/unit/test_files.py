@@ -83,6 +83,26 @@ def test_directory_in_the_way_is_named_and_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "file").is_dir()
 
 
+def test_link_in_the_way_is_named_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("x")
+    link = tmp_path / "file"
+    link.symlink_to("target")
+    with pytest.raises(ReadError, match="file: is a symbolic link to target; move it away first"):
+        put(mine(link))
+    assert os.readlink(link) == "target"
+    assert (tmp_path / "target").read_text() == "x"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="giving files away takes root")
+def test_owner_without_a_name_comes_back_with_undo(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    os.chown(path, 54321, 54322)
+    with pytest.raises(ApplyError, match="no-such-user"):
+        put(mine(path), File(str(tmp_path / "zz"), "x", "0644", "no-such-user", GROUP))
+    assert (path.read_text(), path.stat().st_uid, path.stat().st_gid) == ("old", 54321, 54322)
+
+
 def test_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     """The new content comes by rename: who has the old file open goes on reading it whole."""
     path = tmp_path / "file"

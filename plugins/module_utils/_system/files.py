@@ -44,9 +44,12 @@ class FileAdapter:
 
 
 def read_file(path: str) -> Optional[File]:
-    """The file as it is, or None when there is none. A directory or device in its place is a ReadError."""
+    """The file as it is, or None when there is none. A directory, device or link in its place is a ReadError."""
     try:
-        info = os.stat(path)
+        info = os.lstat(path)
+        if stat.S_ISLNK(info.st_mode):
+            # Writing would put a file in the link's place, and nothing could bring the link back.
+            raise ReadError(f"{path}: is a symbolic link to {os.readlink(path)}; move it away first")
         if not stat.S_ISREG(info.st_mode):
             raise ReadError(f"{path}: is there, but not as a regular file; move it away first")
         with open(path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
@@ -71,7 +74,7 @@ def write_file(file: File) -> None:
             stream.write(file.content)
             stream.flush()
             os.fchmod(handle, int(file.mode, 8))
-            os.fchown(handle, pwd.getpwnam(file.owner).pw_uid, grp.getgrnam(file.group).gr_gid)
+            os.fchown(handle, _user_id(file.owner), _group_id(file.group))
             # A power loss after the rename must not leave an empty file: content reaches the disk first.
             os.fsync(handle)
         os.rename(temporary, file.path)
@@ -107,3 +110,22 @@ def _group_name(gid: int) -> str:
         return grp.getgrgid(gid).gr_name
     except KeyError:
         return str(gid)
+
+
+def _user_id(name: str) -> int:
+    """The inverse of ``_user_name``: a number stands for itself when nobody has it as a name."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        if not name.isdecimal():
+            raise
+        return int(name)
+
+
+def _group_id(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        if not name.isdecimal():
+            raise
+        return int(name)
