@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from typing import Dict, List, Optional, Tuple
 
+from .._model.errors import ReadError
 from .._model.item import Item, State, state_of
 from .._model.masquerade import MASQUERADE, FilterObject, FilterRule, MasqueradeSpec, Match, Rule
 from .packet_filter import FORWARD_COMMENT, MASQUERADE_COMMENT, MissingError, UnsupportedError, refused
@@ -40,10 +41,31 @@ class Iptables:
         Without a table's name, iptables-save tells of tables in use only, and does not bring others into being.
         """
         saved = self._run([f"{self.command}-save"])
-        unreadable = _UNREADABLE.search(saved)
-        if unreadable:
-            raise UnsupportedError(f"{self.command} cannot work with table {unreadable[1]}, which nft changed")
-        return state_of(_items(self.backend, saved))
+        unreadable = _UNREADABLE.findall(saved)
+        for table in unreadable:
+            self._refuse_hidden(table)
+        items = _items(self.backend, saved)
+        if unreadable and not items:
+            raise UnsupportedError(f"{self.command} cannot work with table {unreadable[0]}, which nft changed")
+        return state_of(items)
+
+    def _refuse_hidden(self, table: str) -> None:
+        """ReadError when a table that iptables cannot read holds our chain, or when nobody can tell."""
+        chain = _CHAINS[table][0]
+        words = ["nft", "list", "table", "ip", table]
+        status, output, error = self.runner(words)
+        if status == 127:
+            raise ReadError(
+                f"{self.command}: rules that nft wrote make table {table} unreadable, so whether {chain} is in it "
+                f"cannot be told; install package nftables, or remove those rules"
+            )
+        if status != 0:
+            raise refused(" ".join(words), error or output)
+        if chain in output:
+            raise ReadError(
+                f"{self.command}: rules that nft wrote make table {table} unreadable, and our chain {chain} is in it; "
+                f"see {' '.join(words)!r}, remove the rules that are not of iptables, and run again"
+            )
 
     def probe(self, check: bool) -> None:
         """Listing a table may succeed where making one does not (iptables-nft on a kernel without family ip), but is

@@ -205,9 +205,39 @@ def test_unreadable_rules_are_no_absent_rules(command: str) -> None:
 
 def test_table_that_nft_changed_is_not_for_iptables() -> None:
     incompatible = (0, "# Table `nat' is incompatible, use 'nft' tool.\n", "")
-    commands = Commands({**NO_FAMILY_IP, "iptables-save": incompatible, "iptables-legacy": MISSING})
+    foreign = {"nft list table ip nat": (0, "table ip nat {\n\tchain other {\n\t}\n}", "")}
+    commands = Commands({**NO_FAMILY_IP, **foreign, "iptables-save": incompatible, "iptables-legacy": MISSING})
     with pytest.raises(PrerequisiteError, match="cannot work with table nat"):
         converge(DOCUMENT, False, commands)
+    assert not converge({"state": "absent"}, False, commands).changed
+
+
+@pytest.mark.parametrize(
+    ("listed", "words"),
+    [
+        (
+            (0, "table ip nat {\n\tchain FAIRLEAD-POSTRTG {\n\t}\n}", ""),
+            "our chain FAIRLEAD-POSTRTG is in it; see 'nft",
+        ),
+        ((1, "", "Operation not permitted"), "nft list table ip nat: Operation not permitted"),
+        (MISSING, "cannot be told; install package nftables"),
+    ],
+)
+def test_chains_of_ours_in_a_table_that_nft_changed_are_not_overlooked(
+    listed: tuple[int, str, str], words: str
+) -> None:
+    incompatible = (0, "# Table `nat' is incompatible, use 'nft' tool.\n", "")
+    commands = Commands({**ALL_FINE, "nft list table ip nat": listed, "iptables-save": incompatible})
+    for document in (DOCUMENT, {"state": "absent"}):
+        with pytest.raises(ReadError, match=words):
+            converge(document, False, commands)
+
+
+def test_chains_of_ours_beside_a_table_that_nft_changed_are_found() -> None:
+    saved = "# Table `nat' is incompatible, use 'nft' tool.\n*filter\n:FAIRLEAD-FWD - [0:0]\nCOMMIT\n"
+    commands = Commands({**ALL_FINE, "iptables-save": (0, saved, "")})
+    outcome = converge({"state": "absent"}, True, commands)
+    assert list(map(str, outcome.operations)) == ["- iptables-nft filter chain FAIRLEAD-FWD"]
 
 
 def test_refused_transaction_names_the_item() -> None:
