@@ -66,8 +66,7 @@ class ConfList:
         """Networks that host-local gives addresses from; what is not a network is left out."""
         found = []
         for plugin in self.plugins:
-            ipam = plugin.get("ipam") or {}
-            for entry in [ipam, *itertools.chain.from_iterable(ipam.get("ranges") or [])]:
+            for entry in _ipam_entries(plugin):
                 with contextlib.suppress(SpecError):
                     found.append(parse_network(entry.get("subnet"), "subnet"))
         return found
@@ -100,6 +99,16 @@ class Remains(Item):
 def _ipam_type(plugin: Mapping[str, Any]) -> str:
     ipam = plugin.get("ipam")
     return str(ipam.get("type") or "") if isinstance(ipam, Mapping) else ""
+
+
+def _ipam_entries(plugin: Mapping[str, Any]) -> List[Mapping[str, Any]]:
+    """Mappings that may hold a subnet. The file may be of others: what is not of host-local's shape is left out."""
+    ipam = plugin.get("ipam")
+    if not isinstance(ipam, Mapping):
+        return []
+    ranges = ipam.get("ranges")
+    sets = [part for part in ranges if isinstance(part, list)] if isinstance(ranges, list) else []
+    return [entry for entry in [ipam, *itertools.chain.from_iterable(sets)] if isinstance(entry, Mapping)]
 
 
 def load_conflist(text: str, path: str) -> ConfList:

@@ -181,6 +181,24 @@ def test_foreign_list_is_read_leniently() -> None:
 
 
 @pytest.mark.parametrize(
+    "ipam",
+    [
+        "host-local",
+        ["host-local"],
+        {"ranges": [{"subnet": "10.1.0.0/24"}]},
+        {"ranges": 7},
+        {"ranges": [["10.1.0.0/24", None]]},
+        {"ranges": [None, 7], "subnet": 7},
+    ],
+)
+def test_foreign_address_management_of_another_shape_is_passed_over(ipam: Any) -> None:
+    plugins = [{"type": "bridge", "ipam": ipam}, {"type": "x", "ipam": {"ranges": [[{"subnet": "10.2.0.0/24"}]]}}]
+    foreign = load_conflist(json.dumps({"name": "cbr0", "plugins": plugins}), "f")
+    assert list(map(str, foreign.subnets())) == ["10.2.0.0/24"]
+    assert foreign.reservation_directories() == []
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("{", "is not JSON"),
