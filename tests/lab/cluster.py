@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shlex
@@ -20,6 +21,11 @@ TOP = Path(__file__).resolve().parents[2]
 ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
 
 
+def lab_name(purpose: str) -> str:
+    """A lab's name that no other checkout on this machine uses, and that a next run of this one finds again."""
+    return f"{purpose}-{hashlib.sha256(str(TOP).encode()).hexdigest()[:4]}"
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished ansible-playbook: exit status, everything it printed, and the counts of each host."""
@@ -33,15 +39,17 @@ class Run:
 
 
 class Cluster:
-    """The lab ``name`` made from ``inventory``; use as a context manager so that it is taken down whatever happens."""
+    """A lab for ``purpose`` made from ``inventory``; as a context manager it is taken down whatever happens."""
 
-    def __init__(self, name: str, directory: Path, inventory: str = "inventories/lab", kind: str | None = None) -> None:
-        self.name = name
+    def __init__(self, purpose: str, directory: Path, inventory: str = "inventories/lab", kind: str | None = None) -> None:
+        self.name = lab_name(purpose)
         self.directory = directory
         self.inventory = inventory
         self.kind = kind
 
     def __enter__(self) -> Cluster:
+        # An earlier run that was killed may have left it.
+        self.lab("down")
         try:
             self.lab("up", *(["--kind", self.kind] if self.kind else []))
         except BaseException:

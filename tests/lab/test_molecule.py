@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab import lifecycle, network, processes, state
+from tests.lab.cluster import lab_name
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
@@ -21,13 +22,15 @@ STEPS = ("create", "check", "converge", "idempotence", "verify", "destroy")
 
 
 @pytest.mark.parametrize(
-    ("scenario", "lab"),
-    [("default", "molecule"), ("single", "molecule-single"), ("external_etcd", "molecule-external")],
+    ("scenario", "purpose"), [("default", "mol"), ("single", "mol-single"), ("external_etcd", "mol-external")]
 )
-def test_scenario_passes_and_leaves_nothing(scenario: str, lab: str, tmp_path: Path) -> None:
+def test_scenario_passes_and_leaves_nothing(scenario: str, purpose: str, tmp_path: Path) -> None:
     # Molecule keeps its state under the home directory.
-    environment = {**os.environ, "HOME": str(tmp_path), "NO_COLOR": "1"}
+    lab = lab_name(purpose)
+    environment = {**os.environ, "HOME": str(tmp_path), "NO_COLOR": "1", "FAIRLEAD_LAB": lab}
     environment.pop("FORCE_COLOR", None)
+    # An earlier run that was killed may have left it.
+    lifecycle.down(lab)
     try:
         done = subprocess.run(
             [str(MOLECULE), "test", "-s", scenario], cwd=state.REPO, env=environment, stdin=subprocess.DEVNULL,
