@@ -96,7 +96,7 @@ def _tell_systemd(outcome: Outcome, runner: Runner) -> None:
     """Units that are gone are stopped as well. Failures are of no consequence: at boot systemd reads all units anew."""
     units = [operation for operation in outcome.operations if isinstance(operation.item, File)]
     if units and os.path.isdir(_SYSTEMD_RUNS):
-        gone = [str(operation.item.identity[0]) for operation in units if operation.action == DELETE]
+        gone = [str(operation.item.key[1]) for operation in units if operation.action == DELETE]
         if gone:
             runner(["systemctl", "stop", *map(os.path.basename, gone)])
         runner(["systemctl", "daemon-reload"])

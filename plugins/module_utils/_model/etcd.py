@@ -9,7 +9,7 @@ import urllib.parse
 from typing import Any, ClassVar, Dict, Hashable, List, Mapping, Optional, Tuple
 
 from .errors import SpecError
-from .item import Item
+from .item import Record
 from .parse import Section, unique
 
 DEFAULT_TIMEOUT = 5
@@ -97,7 +97,7 @@ class MemberStatus:
 
 
 @dataclasses.dataclass(frozen=True)
-class EtcdService(Item):
+class EtcdService(Record):
     """The service of the member on this node.
 
     ``unit_file``: whether systemd has read the present one (ABSENT, OUTDATED, CURRENT). ``configuration``: whether the
