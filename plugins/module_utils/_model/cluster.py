@@ -11,6 +11,7 @@ import dataclasses
 import ipaddress
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+from .backend import HOST_GW
 from .declared import (
     Problem,
     Setting,
@@ -24,7 +25,7 @@ from .declared import (
     wrong_values,
 )
 from .errors import SpecError
-from .lease import VXLAN, FlannelConfig, parse_config, parse_prefix
+from .lease import FlannelConfig, parse_config, parse_prefix
 from .parse import Address, Network, Section, parse_address, parse_network, parse_node_name
 
 ETCD, CONTROL_PLANE, WORKER, NODES = "etcd", "control_plane", "worker", "nodes"
@@ -301,7 +302,7 @@ def _flannel_config(cluster: Cluster) -> Tuple[Optional[FlannelConfig], List[Pro
     while "network" in entries:
         values = {key: _number_or_text(entry.value) for key, entry in entries.items()}
         try:
-            config = parse_config(Section({**values, "backend": {"type": VXLAN, "vni": 1, "port": 1}}))
+            config = parse_config(Section({**values, "backend": {"type": HOST_GW}}))
             return (None if problems else config), problems
         except SpecError as error:
             entry = entries.pop(error.path)

@@ -14,16 +14,13 @@ import ipaddress
 import json
 from typing import Any, ClassVar, Dict, Hashable, Mapping, Optional, Tuple
 
+from .backend import BACKENDS, VNI_LIMIT, VXLAN, refuse_foreign_options
 from .errors import SpecError
 from .item import Record
 from .parse import REQUIRED, Section, unique
 
-VXLAN = "vxlan"
 # Life of a lease: a key without etcd lease; one with an etcd lease; the same with less than half of its time left.
 PERMANENT, LEASED, ENDING = "permanent", "leased", "ending"
-# VXLAN has 24 bits for it (RFC 7348), but the device is called flannel.<vni>, and a device name has 15 characters at
-# the most, of which "flannel." takes 8.
-VNI_LIMIT = 9999999
 # Limits of flannel's etcd manager for IPv4.
 LONGEST_NETWORK, LONGEST_SUBNET = 28, 30
 # The renewal timer runs hourly with up to ten minutes of delay: half of the time to live must be longer than that.
@@ -227,15 +224,19 @@ def _range_end(section: Section, key: str, network: ipaddress.IPv4Network, lengt
 
 
 def _parse_backend(section: Section) -> str:
-    backend: Dict[str, Any] = {
-        "Type": section.text("type", choices=[VXLAN]),
-        "VNI": section.integer("vni", 1, VNI_LIMIT),
-        "Port": section.integer("port", 1, 65535),
-    }
+    kind = section.text("type", choices=BACKENDS)
+    refuse_foreign_options(section, kind)
+    backend: Dict[str, Any] = {"Type": kind}
+    if kind == VXLAN:
+        backend["VNI"] = section.integer("vni", 1, VNI_LIMIT)
+        backend["Port"] = section.integer("port", 1, 65535)
+    elif section.get("mtu", 0):
+        # Flannel knows no such key of another backend.
+        raise SpecError(section.at("mtu"), f"is no option of backend {kind} in etcd; it is each node's own affair")
     if section.get("mtu", 0):
         backend["MTU"] = section.integer("mtu", 576, 65535)
     for key in ("gbp", "learning", "direct_routing"):
-        if section.get(key, None) is not None:
+        if section.get(key, None) is not None and (kind == VXLAN or section.boolean(key)):
             backend[BACKEND_KEYS[key]] = section.boolean(key)
     section.finish()
     return compact(backend)
