@@ -145,9 +145,10 @@ def _require_free_vni(netlink: Rtnetlink, backend: Backend, ours: List[str]) -> 
                 f"remove it, or choose another backend.vni or backend.port"
             )
         if has_group_policy(other) != backend.gbp and other["flags"] & IFF_UP:
+            policy = "without" if backend.gbp else "with"
             raise PrerequisiteError(
-                f"VXLAN device {name} uses port {port} {'without' if backend.gbp else 'with'} group policy, and devices "
-                "on one port have to agree on that; choose another backend.port"
+                f"VXLAN device {name} uses port {port} {policy} group policy, and devices on one port have to agree on "
+                "that; choose another backend.port"
             )
 
 
