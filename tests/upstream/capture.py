@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -143,8 +142,8 @@ def _in_text(leases: dict[str, Any], macs: dict[str, str]) -> Any:
 def versions(node: Namespace) -> dict[str, str]:
     """What a difference between two captures may come from."""
     return {
-        "flannel": builds.FLANNEL.version(builds.FLANNEL_MODULE),
-        "etcd": ETCD.version("go.etcd.io/etcd/server/v3"),
+        "flannel": builds.FLANNEL_VERSION,
+        "etcd": builds.pinned(ETCD.name, "go.etcd.io/etcd/server/v3"),
         "kernel": ".".join(node.out("uname -r").split(".")[:2]),
         "iproute2": node.out("ip -V").split()[2].rstrip(","),
         "iptables": node.out("iptables --version").strip(),

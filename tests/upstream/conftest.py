@@ -18,6 +18,9 @@ from tests.upstream.lan import PREFIX
 
 __all__ = ["run_module", "state_dir"]
 
+# Where the assertions of these tests are.
+pytest.register_assert_rewrite("tests.kernel.test_overlay_lease", "tests.upstream.ring")
+
 HERE = Path(__file__).resolve().parent
 Programs = Callable[[builds.Component], Path]
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from tests.kernel.namespaces import Namespace
 from tests.upstream.lan import ENDPOINT, end, wait_until
 
+END_SECONDS = 30
+
 # Without the module br_netfilter flanneld ends (main.go), although it never reads more than the names of these files.
 # Where the kernel lacks it, they are put into what this process sees of /proc/sys/net, in its own mount namespace:
 # `ip netns exec` has made one already.
@@ -88,3 +90,8 @@ class Flanneld:
         if self.process is not None:
             end(self.process)
             self.process = None
+
+    def wait_for_its_end(self) -> None:
+        assert self.process is not None
+        self.process.wait(END_SECONDS)
+        self.process = None

@@ -71,7 +71,8 @@ def _saved(node: Namespace, command: str) -> list[str]:
 
 def _nftables(node: Namespace) -> list[Any]:
     entries = json.loads(node.out("nft -j list ruleset"))["nftables"]
-    return _bare([entry for entry in entries if not _is_left_out(entry)])
+    shown: list[Any] = _bare([entry for entry in entries if not _is_left_out(entry)])
+    return shown
 
 
 def _is_left_out(entry: dict[str, Any]) -> bool:
