@@ -118,3 +118,16 @@ def link_local(mac: str) -> str:
     first, *rest = bytes.fromhex(mac.replace(":", ""))
     identifier = bytes([first ^ 2, *rest[:2], 0xFF, 0xFE, *rest[2:]])
     return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + identifier))
+
+
+def common(one: Any, other: Any, inside: bool = False) -> Any:
+    """``one`` without the settings of single objects that ``other`` does not know.
+
+    For states of different kernels or tools. The maps around the objects, such as those by device, are kept whole.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        kept = {key for key in one if key in other} if inside else set(one)
+        return {key: common(value, other.get(key), inside) for key, value in one.items() if key in kept}
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return [common(*pair, inside=True) for pair in zip(one, other, strict=True)]
+    return one
