@@ -79,7 +79,7 @@ def capture(case: Case, netns: Namespaces, directory: Path) -> dict[str, Any]:
         lan.start_etcd(builds.built(ETCD))
         for number in NODES:
             lan.configure(case.config(number))
-            daemons.append(Flanneld(program, lan.node(number), directory / f"n{number}"))
+            daemons.append(Flanneld(program, lan, number))
             daemons[-1].start()
         lan.configure(case.config())
         states = [_settled(case, daemon) for daemon in daemons]

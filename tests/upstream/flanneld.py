@@ -5,11 +5,9 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
-from tests.kernel.namespaces import Namespace
-from tests.upstream.lan import ENDPOINT, end, wait_until
+from tests.upstream.lan import Lan, end, wait_until
 
 END_SECONDS = 30
 
@@ -37,10 +35,11 @@ exec "$@"
 class Flanneld:
     """flanneld of one node; ``start`` returns when it serves its node, which is when it has written subnet.env."""
 
-    def __init__(self, program: Path, node: Namespace, directory: Path, options: Sequence[str] = ()) -> None:
-        self.program, self.node, self.directory, self.options = program, node, directory, tuple(options)
+    def __init__(self, program: Path, lan: Lan, number: int) -> None:
+        self.program, self.lan = program, lan
+        self.node, self.directory = lan.node(number), lan.directory / f"n{number}"
         self.process: subprocess.Popen[str] | None = None
-        directory.mkdir(parents=True)
+        self.directory.mkdir()
 
     @property
     def subnet_env(self) -> Path:
@@ -57,13 +56,16 @@ class Flanneld:
 
     def start(self) -> None:
         before = self.subnet_env.stat().st_ino if self.subnet_env.exists() else None
+        tls = self.lan.etcd.tls
         command = [
             str(self.program),
-            f"-etcd-endpoints={ENDPOINT}",
+            f"-etcd-endpoints={','.join(self.lan.etcd.endpoints)}",
+            f"-etcd-cafile={tls['ca_file']}",
+            f"-etcd-certfile={tls['cert_file']}",
+            f"-etcd-keyfile={tls['key_file']}",
             "-iface=eth0",
             "-ip-masq",
             f"-subnet-file={self.subnet_env}",
-            *self.options,
         ]
         with self.log.open("a") as log:
             self.process = self.node.start([*self._wrapper(), *command], stdout=log, stderr=log)

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.kernel.etcd_server import Cluster
 from tests.kernel.namespaces import Namespace, Namespaces
 
 PREFIX = "flu-"
 ETCD_ADDRESS = "192.0.2.100"
-ENDPOINT = f"http://{ETCD_ADDRESS}:2379"
 KEYS = "/coreos.com/network"
 START_SECONDS = 60
 # Sysctls that are set before the interfaces come, which inherit them: no waiting for duplicate address detection.
@@ -34,14 +34,25 @@ class EtcdLease:
     granted: int
 
 
+class LanEtcd(Cluster):
+    """One member at the LAN's address, with TLS and client certificates of our PKI."""
+
+    def __init__(self, namespace: Namespace, directory: Path, programs: Path) -> None:
+        self._programs = programs
+        super().__init__(namespace, directory, 1)
+
+    def _certify(self) -> None:
+        self.bin, self.members = self._programs, [{"name": "m1", "address": ETCD_ADDRESS}]
+        super()._certify()
+
+
 class Lan:
     """Node N has eth0 with 192.0.2.N, 2001:db8::N and MAC address 02:00:00:00:00:NN."""
 
     def __init__(self, netns: Namespaces, directory: Path) -> None:
         self.netns, self.directory = netns, directory
         self.namespace = netns("lan")
-        self._etcd: subprocess.Popen[str] | None = None
-        self._etcdctl = ""
+        self._etcd: LanEtcd | None = None
         set_sysctls(self.namespace, _SYSCTLS)
         self.namespace.run("ip link add br0 type bridge")
         self.namespace.run(f"ip address add {ETCD_ADDRESS}/24 dev br0")
@@ -59,46 +70,34 @@ class Lan:
         return node
 
     def start_etcd(self, programs: Path) -> None:
-        """Without TLS: what is between flanneld and us here is the form of keys and values."""
-        peers = "http://127.0.0.1:2380"
-        options = {
-            "data-dir": self.directory / "etcd",
-            "listen-client-urls": ENDPOINT,
-            "advertise-client-urls": ENDPOINT,
-            "listen-peer-urls": peers,
-            "initial-advertise-peer-urls": peers,
-            "initial-cluster": f"default={peers}",
-        }
-        self._etcdctl = str(programs / "etcdctl")
-        with (self.directory / "etcd.log").open("w") as log:
-            command = [str(programs / "etcd"), *(f"--{name}={value}" for name, value in options.items())]
-            self._etcd = self.namespace.start(command, stdout=log, stderr=log)
-        wait_until(lambda: self.etcdctl("endpoint", "health", check=False).returncode == 0, "etcd is healthy")
+        self._etcd = LanEtcd(self.namespace, self.directory, programs)
+        self._etcd.start()
 
     def stop(self) -> None:
         if self._etcd is not None:
-            end(self._etcd)
+            self._etcd.stop()
 
-    def etcdctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = ["env", "ETCDCTL_API=3", self._etcdctl, f"--endpoints={ENDPOINT}", *arguments]
-        return self.namespace.run(command, check=check)
+    @property
+    def etcd(self) -> LanEtcd:
+        assert self._etcd is not None, "etcd is not started"
+        return self._etcd
 
     def configure(self, config: dict[str, Any]) -> None:
-        self.etcdctl("put", f"{KEYS}/config", json.dumps(config))
+        self.etcd.etcdctl("put", f"{KEYS}/config", json.dumps(config))
 
     def leases(self) -> dict[str, EtcdLease]:
         """By the last part of the key, such as 10.244.1.0-24."""
-        answer = json.loads(self.etcdctl("get", f"{KEYS}/subnets/", "--prefix", "-w", "json").stdout)
+        answer = json.loads(self.etcd.etcdctl("get", f"{KEYS}/subnets/", "--prefix", "-w", "json").stdout)
         return {_text(entry["key"]).rpartition("/")[2]: self._lease(entry) for entry in answer.get("kvs", [])}
 
     def _lease(self, entry: dict[str, Any]) -> EtcdLease:
         identifier = f"{entry.get('lease', 0):x}"
-        shown = json.loads(self.etcdctl("lease", "timetolive", identifier, "-w", "json").stdout)
+        shown = json.loads(self.etcd.etcdctl("lease", "timetolive", identifier, "-w", "json").stdout)
         return EtcdLease(_text(entry["value"]), identifier, int(shown.get("granted-ttl", 0)))
 
     def revoke(self, name: str) -> None:
         """Take away the lease with this key (its last part), as its end or an administrator would."""
-        self.etcdctl("lease", "revoke", self.leases()[name].identifier)
+        self.etcd.etcdctl("lease", "revoke", self.leases()[name].identifier)
 
 
 def _text(encoded: str) -> str:

@@ -20,7 +20,7 @@ from tests.kernel import packets
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespace
 from tests.upstream.flanneld import Flanneld
-from tests.upstream.lan import ENDPOINT, Lan, wait_until
+from tests.upstream.lan import Lan, wait_until
 
 CLUSTER, NETWORK, DEVICE = "ring", "10.244.0.0/16", "flannel.1"
 CONFIG = {"network": NETWORK, "backend": {"type": "vxlan", "vni": 1, "port": 8472}}
@@ -100,9 +100,8 @@ class Ring:
 
     def start_flanneld(self) -> None:
         for number in (1, 2):
-            self.nodes[number] = self.lan.node(number)
-            directory = self.lan.directory / f"n{number}"
-            self.flanneld[number] = Flanneld(self._program, self.nodes[number], directory)
+            self.flanneld[number] = Flanneld(self._program, self.lan, number)
+            self.nodes[number] = self.flanneld[number].node
             self.flanneld[number].start()
 
     def start_pods(self) -> None:
@@ -138,11 +137,14 @@ class Ring:
             for ours in sorted({*self.ours, number})
         ]
         return {
-            "endpoints": [ENDPOINT],
+            "endpoints": self.lan.etcd.endpoints,
+            **self.lan.etcd.tls,
             "config": CONFIG,
             "cluster_name": CLUSTER,
             "nodes": nodes,
             "node": f"n{number}",
+            # How long a busy machine takes to answer is not what is tested.
+            "timeout": 60,
         }
 
     def module(self, number: int, name: str, **arguments: Any) -> dict[str, Any]:
