@@ -131,9 +131,11 @@ def main() -> int:
     """Build all, so that the tests find them; what cannot be built here, they leave out with the same reason."""
     for component in COMPONENTS:
         try:
-            print(f"{component.name}: {built(component)}", flush=True)
-        except MissingError as error:
-            print(f"not built: {error}")
+            # The first time takes minutes: what for is said before.
+            print(f"{component.name}: ", end="", flush=True)
+            print(built(component), flush=True)
+        except (MissingError, PermissionError) as error:
+            print(f"not built, {error}")
         except BuildError as error:
             print(error, file=sys.stderr)
             return 1
