@@ -6,16 +6,22 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.fairlead.cluster.plugins.module_utils._etcd import cluster, member, service
-from ansible_collections.fairlead.cluster.plugins.module_utils._etcd.gateway import UnreachableError
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import ReadError, SpecError
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.etcd import MemberStatus
+from ansible_collections.fairlead.cluster.plugins.module_utils._etcd import cluster, data, member, memory, service
+from ansible_collections.fairlead.cluster.plugins.module_utils._etcd.gateway import RefusedError, UnreachableError
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import (
+    PrerequisiteError,
+    ReadError,
+    SpecError,
+)
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.etcd import BANNER, MemberStatus
 
 ENVIRONMENT = "ETCD_NAME=m1\nETCD_INITIAL_CLUSTER_STATE=existing\nETCD_LOG='a b'\n# c\n\nFAIRLEAD_ETCD_UNIT=1\n"
 PROCESS = {
@@ -32,7 +38,7 @@ class Node:
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.data, self.memory, self.bootstrap = root / "data", root / "memory.json", root / "bootstrap.env"
-        self.environment = root / "etcd.env"
+        self.environment, self.unit = root / "etcd.env", root / "etcd.service"
         self.environment.write_text(ENVIRONMENT)
         self.shown = {"LoadState": "loaded", "ActiveState": "inactive", "UnitFileState": "disabled", "MainPID": "0"}
         self.process: service.Process | None = None
@@ -40,7 +46,8 @@ class Node:
         self.names = ["m1", "m2", "m3"]
         self.members: list[MemberStatus] | None = None
         self.fails = ""
-        monkeypatch.setattr(member, "MEMORY", str(self.memory))
+        monkeypatch.setattr(memory, "MEMORY", str(self.memory))
+        monkeypatch.setattr(service, "UNIT_DIRECTORY", str(root))
         monkeypatch.setattr(member, "BOOTSTRAP_FILE", str(self.bootstrap))
         monkeypatch.setattr(member, "list_members", lambda access: self.listed())
         monkeypatch.setattr(cluster, "gather", lambda access: self.listed())
@@ -61,6 +68,8 @@ class Node:
             return 1, "", "Unit is masked."
         if verb == "daemon-reload":
             self.shown["NeedDaemonReload"] = "no"
+            if self.unit.exists():
+                self.shown["FragmentPath"] = str(self.unit)
         if verb in ("enable", "disable"):
             self.shown["UnitFileState"] = f"{verb}d"
         if verb in ("start", "restart"):
@@ -68,6 +77,10 @@ class Node:
         if verb == "stop":
             self.shown["ActiveState"] = "inactive"
         return 0, "", ""
+
+    def foreign_unit(self, enabled: bool) -> None:
+        self.unit.write_text("[Service]\nExecStart=/usr/bin/etcd\n")
+        self.shown.update(FragmentPath=str(self.unit), UnitFileState="enabled" if enabled else "disabled")
 
     def run(self, **environment: str) -> None:
         self.shown.update(ActiveState="active", MainPID="7")
@@ -96,6 +109,10 @@ class Node:
 
     def start(self, check: bool = False) -> member.Started:
         return member.start(self.document(), check, self.systemctl)
+
+    def remove(self, check: bool = False) -> member.Removed:
+        document = {"environment_file": str(self.environment), "data_dir": str(self.data)}
+        return member.remove(document, check, self.systemctl)
 
     def restart(self, check: bool = False) -> bool:
         return member.restart(self.document(), check, self.systemctl).changed
@@ -213,7 +230,7 @@ def test_etcd_that_is_not_ours_is_not_touched(node: Node) -> None:
     node.run()
     node.process = service.Process({"ETCD_NAME": "default"}, "/usr/bin/etcd")
     assert "runs an etcd that is not ours" in refused(node)
-    assert not member.remove({}, False, node.systemctl)[0].changed
+    assert not node.remove().outcome.changed
 
 
 def test_refused_start_takes_back_what_was_written(node: Node) -> None:
@@ -229,7 +246,7 @@ def test_refused_stop_leaves_the_service_enabled(node: Node) -> None:
     node.shown["UnitFileState"] = "enabled"
     node.fails = "stop"
     with pytest.raises(service.ApplyError, match="Unit is masked"):
-        member.remove({"environment_file": str(node.environment)}, False, node.systemctl)
+        node.remove()
     assert node.shown["UnitFileState"] == "enabled"
 
 
@@ -345,17 +362,118 @@ def test_others_may_be_dead_while_the_own_member_is_healthy(node: Node) -> None:
     assert node.healthy()
 
 
-def test_absent_stops_disables_and_forgets(node: Node) -> None:
+def test_absent_stops_disables_removes_the_data_and_forgets(node: Node) -> None:
     node.write_data()
     node.remember("member")
     node.run(ETCD_NAME="old")
     node.shown["UnitFileState"] = "enabled"
-    document = {"environment_file": str(node.environment)}
-    outcome, data_dir = member.remove(document, False, node.systemctl)
-    assert (outcome.changed, data_dir) == (True, str(node.data))
+    assert node.remove(check=True).outcome.changed
+    assert (node.commands, (node.data / "member").exists(), node.memory.exists()) == ([], True, True)
+    removed = node.remove()
+    assert (removed.outcome.changed, removed.data_dir, removed.left) == (True, str(node.data), [])
     assert node.commands == ["disable etcd.service", "stop etcd.service"]
+    assert not (node.data / "member").exists()
     assert not node.memory.exists()
-    assert member.remove(document, False, node.systemctl)[0].changed is False
+    again = node.remove()
+    assert (again.outcome.changed, again.data_dir) == (False, None)
+
+
+def test_interrupted_removal_of_the_data_is_finished_by_the_next_run(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed with the log gone and the rest there: what is left must still be known as ours."""
+    node.write_data()
+    (node.data / "member" / "snap").mkdir()
+    node.remember("member")
+
+    def killed(path: str) -> None:
+        shutil.rmtree(Path(path) / "wal")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(data, "_remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            node.remove()
+    assert node.memory.exists()
+    assert node.remove().data_dir == str(node.data)
+    assert (list(node.data.iterdir()), node.memory.exists()) == ([], False)
+
+
+def test_absent_leaves_data_and_unit_of_another_etcd_and_says_so(node: Node) -> None:
+    node.write_data()
+    node.foreign_unit(enabled=True)
+    node.run()
+    node.process = service.Process({"ETCD_NAME": "default"}, "/usr/bin/etcd")
+    removed = node.remove()
+    assert not removed.outcome.changed
+    assert removed.left == [str(node.unit), str(node.data / "member")]
+    assert (node.commands, (node.data / "member" / "wal").exists()) == ([], True)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_stopped_unit_of_somebody_else_is_neither_disabled_nor_started(node: Node, loaded: bool) -> None:
+    node.foreign_unit(enabled=True)
+    if not loaded:
+        node.shown["LoadState"] = "not-found"
+    assert not node.remove().outcome.changed
+    assert "etcd.service is not ours" in refused(node)
+
+
+def test_member_between_two_attempts_to_start_is_foreign_when_its_unit_is(node: Node) -> None:
+    node.foreign_unit(enabled=True)
+    node.shown["ActiveState"] = "activating"
+    assert "runs an etcd that is not ours" in refused(node)
+    assert not node.remove().outcome.changed
+
+
+def test_data_that_another_process_has_taken_over_is_not_removed(node: Node) -> None:
+    node.write_data()
+    node.remember("member")
+    with (node.data / "member" / "wal" / "0-0.wal").open() as held:
+        with pytest.raises(member.DataInUseError, match=f"in use by process {os.getpid()}"):
+            node.remove()
+        assert held.readable()
+    assert (node.commands, node.memory.exists(), (node.data / "member" / "wal").exists()) == ([], True, True)
+
+
+def test_unit_of_ours_that_systemd_has_not_read_yet_is_loaded_first(node: Node) -> None:
+    """Its directory takes precedence, but systemd goes on with a package's unit until it is told to look."""
+    node.shown["FragmentPath"] = "/lib/systemd/system/etcd.service"
+    node.unit.write_text(f"# {BANNER}\n")
+    node.start()
+    assert node.commands[0] == "daemon-reload"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        UnreachableError("no answer", ["https://192.0.2.2:2379: its certificate is not valid here: self-signed"]),
+        RefusedError("/v3/cluster/member/list", 7, "its certificate is not valid here: not for me"),
+    ],
+)
+def test_members_that_cannot_be_understood_are_not_taken_for_nobody(
+    node: Node, monkeypatch: pytest.MonkeyPatch, answer: Exception
+) -> None:
+    def listed(_access: object) -> None:
+        raise answer
+
+    monkeypatch.setattr(member, "list_members", listed)
+    problem = refused(node)
+    assert "Starting here could found a second cluster" in problem
+    assert "its certificate is not valid here" in problem
+
+
+def test_missing_tls_files_stop_the_first_start_and_not_its_prediction(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(_access: object) -> None:
+        raise PrerequisiteError("the TLS files for etcd cannot be used")
+
+    monkeypatch.setattr(member, "list_members", listed)
+    with pytest.raises(PrerequisiteError):
+        node.start()
+    assert node.commands == []
+    assert node.start(check=True).outcome.changed
 
 
 def test_memory_that_cannot_be_read_counts_as_none(node: Node) -> None:
