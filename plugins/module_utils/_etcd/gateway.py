@@ -114,9 +114,7 @@ class Gateway:
             raise UndeterminedError(f"{message}; whether the write happened is not known", attempts.strangers)
         raise UnreachableError(message, attempts.strangers)
 
-    def _ask(
-        self, endpoint: str, method: str, path: str, body: Optional[str], attempts: _Attempts
-    ) -> Dict[str, Any]:
+    def _ask(self, endpoint: str, method: str, path: str, body: Optional[str], attempts: _Attempts) -> Dict[str, Any]:
         try:
             return self._exchange(endpoint, method, path, body, attempts)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):

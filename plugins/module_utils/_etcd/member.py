@@ -65,7 +65,7 @@ class Started:
 
 @dataclasses.dataclass(frozen=True)
 class Removed:
-    """``data_dir``: where there was data of ours, None for none. ``left``: paths that are there and are not ours."""
+    """``data_dir``: where there was data of ours, None for none. ``left``: unit and data there that are not ours."""
 
     outcome: Outcome
     data_dir: Optional[str]
@@ -152,7 +152,7 @@ def remove(document: Mapping[str, Any], check: bool, runner: Runner) -> Removed:
         # Last: whoever is interrupted before this finds the data as ours the next time.
         engine_converge(_files(), lambda have: difference(have, {}), check),
     ]
-    left = [unit_path(unit)] if FOREIGN in (found.unit_file, found.configuration) else []
+    left = [unit] if found.configuration == FOREIGN else []
     data_dir = os.path.dirname(path) if path and outcomes[1].before else None
     return Removed(together(*outcomes), data_dir, left + ([foreign] if foreign else []))
 

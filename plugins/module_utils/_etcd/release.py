@@ -181,7 +181,7 @@ def _unpack(archive: str, directory: str, release: EtcdRelease) -> None:
     with tarfile.open(archive) as members:
         for member in members:
             parts = member.name[2:].split("/") if member.name.startswith("./") else member.name.split("/")
-            if member.isfile() and len(parts) == 2 and parts[1] in PROGRAMS:
+            if member.isfile() and len(parts) == 2 and parts[0] != ".." and parts[1] in PROGRAMS:
                 sums[parts[1]] = _write(os.path.join(directory, parts[1]), members.extractfile(member), 0o755)
     missing = [name for name in NEEDED if name not in sums]
     if missing:

@@ -151,7 +151,7 @@ def is_ours(path: str) -> bool:
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return BANNER in stream.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return True
     except OSError:
         return False

@@ -6,140 +6,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.fairlead.cluster.plugins.module_utils._etcd import cluster, data, member, memory, service
+from ansible_collections.fairlead.cluster.plugins.module_utils._etcd import cluster, member, service
 from ansible_collections.fairlead.cluster.plugins.module_utils._etcd.gateway import RefusedError, UnreachableError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import (
     PrerequisiteError,
     ReadError,
     SpecError,
 )
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.etcd import BANNER, MemberStatus
-
-ENVIRONMENT = "ETCD_NAME=m1\nETCD_INITIAL_CLUSTER_STATE=existing\nETCD_LOG='a b'\n# c\n\nFAIRLEAD_ETCD_UNIT=1\n"
-PROCESS = {
-    "ETCD_NAME": "m1",
-    "ETCD_LOG": "a b",
-    "FAIRLEAD_ETCD_UNIT": "1",
-    "ETCD_INITIAL_CLUSTER_STATE": "new",
-    "A": "b",
-}
-
-
-class Node:
-    """systemd, the process it runs, and what the members of the cluster say."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.data, self.memory, self.bootstrap = root / "data", root / "memory.json", root / "bootstrap.env"
-        self.environment, self.unit = root / "etcd.env", root / "etcd.service"
-        self.environment.write_text(ENVIRONMENT)
-        self.shown = {"LoadState": "loaded", "ActiveState": "inactive", "UnitFileState": "disabled", "MainPID": "0"}
-        self.process: service.Process | None = None
-        self.commands: list[str] = []
-        self.names = ["m1", "m2", "m3"]
-        self.members: list[MemberStatus] | None = None
-        self.fails = ""
-        monkeypatch.setattr(memory, "MEMORY", str(self.memory))
-        monkeypatch.setattr(service, "UNIT_DIRECTORY", str(root))
-        monkeypatch.setattr(member, "BOOTSTRAP_FILE", str(self.bootstrap))
-        monkeypatch.setattr(member, "list_members", lambda access: self.listed())
-        monkeypatch.setattr(cluster, "gather", lambda access: self.listed())
-        monkeypatch.setattr(cluster, "PAUSE", 0)
-        monkeypatch.setattr(service, "read_process", lambda pid: self.process)
-
-    def listed(self) -> list[MemberStatus]:
-        if self.members is None:
-            raise UnreachableError("no etcd endpoint answers")
-        return self.members
-
-    def systemctl(self, args: Sequence[str], data: str | None = None) -> tuple[int, str, str]:
-        verb = args[1]
-        if verb == "show":
-            return 0, "".join(f"{key}={value}\n" for key, value in self.shown.items()), ""
-        self.commands.append(" ".join(args[1:]))
-        if verb == self.fails:
-            return 1, "", "Unit is masked."
-        if verb == "daemon-reload":
-            self.shown["NeedDaemonReload"] = "no"
-            if self.unit.exists():
-                self.shown["FragmentPath"] = str(self.unit)
-        if verb in ("enable", "disable"):
-            self.shown["UnitFileState"] = f"{verb}d"
-        if verb in ("start", "restart"):
-            self.run()
-        if verb == "stop":
-            self.shown["ActiveState"] = "inactive"
-        return 0, "", ""
-
-    def foreign_unit(self, enabled: bool) -> None:
-        self.unit.write_text("[Service]\nExecStart=/usr/bin/etcd\n")
-        self.shown.update(FragmentPath=str(self.unit), UnitFileState="enabled" if enabled else "disabled")
-
-    def run(self, **environment: str) -> None:
-        self.shown.update(ActiveState="active", MainPID="7")
-        self.process = service.Process({**PROCESS, **environment}, "/usr/bin/etcd")
-
-    def write_data(self) -> None:
-        wal = self.data / "member" / "wal"
-        wal.mkdir(parents=True)
-        (wal / "0-0.wal").touch()
-
-    def remember(self, stage: str) -> None:
-        content = {"name": "m1", "token": "lab", "data_dir": str(self.data), "stage": stage}
-        self.memory.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-        self.memory.chmod(0o600)
-
-    def document(self, **changes: Any) -> dict[str, Any]:
-        return {
-            "name": "m1",
-            "token": "lab",
-            "members": [{"name": name, "address": f"192.0.2.{name[1:]}"} for name in self.names],
-            "data_dir": str(self.data),
-            "environment_file": str(self.environment),
-            "wait": 0,
-            **changes,
-        }
-
-    def start(self, check: bool = False) -> member.Started:
-        return member.start(self.document(), check, self.systemctl)
-
-    def remove(self, check: bool = False) -> member.Removed:
-        document = {"environment_file": str(self.environment), "data_dir": str(self.data)}
-        return member.remove(document, check, self.systemctl)
-
-    def restart(self, check: bool = False) -> bool:
-        return member.restart(self.document(), check, self.systemctl).changed
-
-    def healthy(self, check: bool = False) -> bool:
-        return member.healthy(self.document(), check, self.systemctl)[0].changed
-
-    def status(self, name: str, **changes: Any) -> MemberStatus:
-        known = MemberStatus(
-            name=name,
-            id=name,
-            peer_urls=(f"https://192.0.2.{name[1:]}:2380",),
-            client_urls=(f"https://192.0.2.{name[1:]}:2379",),
-            learner=False,
-            healthy=True,
-        )
-        if changes.get("healthy") is False:
-            changes.setdefault("problem", "is dead")
-        return dataclasses.replace(known, **changes)
-
-    def cluster(self, *dead: str) -> None:
-        self.members = [self.status(name, healthy=name not in dead) for name in self.names]
-
-
-@pytest.fixture
-def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    return Node(tmp_path, monkeypatch)
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.etcd import BANNER
+from tests.unit.etcd.member_node import PROCESS, Node, refused
 
 
 def test_very_first_start_says_that_the_cluster_is_new(node: Node) -> None:
@@ -190,14 +69,6 @@ def test_changed_unit_file_is_loaded_first(node: Node) -> None:
     node.shown["NeedDaemonReload"] = "yes"
     node.start()
     assert node.commands == ["daemon-reload", "enable etcd.service", "start --no-block etcd.service"]
-
-
-def refused(node: Node) -> str:
-    before = node.memory.exists()
-    with pytest.raises(member.UnsafeStartError) as caught:
-        node.start()
-    assert (node.commands, node.bootstrap.exists(), node.memory.exists()) == ([], False, before)
-    return str(caught.value)
 
 
 def test_member_whose_data_is_gone_is_not_started(node: Node) -> None:
@@ -360,80 +231,6 @@ def test_others_may_be_dead_while_the_own_member_is_healthy(node: Node) -> None:
     node.run()
     node.cluster("m3")
     assert node.healthy()
-
-
-def test_absent_stops_disables_removes_the_data_and_forgets(node: Node) -> None:
-    node.write_data()
-    node.remember("member")
-    node.run(ETCD_NAME="old")
-    node.shown["UnitFileState"] = "enabled"
-    assert node.remove(check=True).outcome.changed
-    assert (node.commands, (node.data / "member").exists(), node.memory.exists()) == ([], True, True)
-    removed = node.remove()
-    assert (removed.outcome.changed, removed.data_dir, removed.left) == (True, str(node.data), [])
-    assert node.commands == ["disable etcd.service", "stop etcd.service"]
-    assert not (node.data / "member").exists()
-    assert not node.memory.exists()
-    again = node.remove()
-    assert (again.outcome.changed, again.data_dir) == (False, None)
-
-
-def test_interrupted_removal_of_the_data_is_finished_by_the_next_run(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed with the log gone and the rest there: what is left must still be known as ours."""
-    node.write_data()
-    (node.data / "member" / "snap").mkdir()
-    node.remember("member")
-
-    def killed(path: str) -> None:
-        shutil.rmtree(Path(path) / "wal")
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(data, "_remove", killed)
-        with pytest.raises(KeyboardInterrupt):
-            node.remove()
-    assert node.memory.exists()
-    assert node.remove().data_dir == str(node.data)
-    assert (list(node.data.iterdir()), node.memory.exists()) == ([], False)
-
-
-def test_absent_leaves_data_and_unit_of_another_etcd_and_says_so(node: Node) -> None:
-    node.write_data()
-    node.foreign_unit(enabled=True)
-    node.run()
-    node.process = service.Process({"ETCD_NAME": "default"}, "/usr/bin/etcd")
-    removed = node.remove()
-    assert not removed.outcome.changed
-    assert removed.left == [str(node.unit), str(node.data / "member")]
-    assert (node.commands, (node.data / "member" / "wal").exists()) == ([], True)
-
-
-@pytest.mark.parametrize("loaded", [True, False])
-def test_stopped_unit_of_somebody_else_is_neither_disabled_nor_started(node: Node, loaded: bool) -> None:
-    node.foreign_unit(enabled=True)
-    if not loaded:
-        node.shown["LoadState"] = "not-found"
-    assert not node.remove().outcome.changed
-    assert "etcd.service is not ours" in refused(node)
-
-
-def test_member_between_two_attempts_to_start_is_foreign_when_its_unit_is(node: Node) -> None:
-    node.foreign_unit(enabled=True)
-    node.shown["ActiveState"] = "activating"
-    assert "runs an etcd that is not ours" in refused(node)
-    assert not node.remove().outcome.changed
-
-
-def test_data_that_another_process_has_taken_over_is_not_removed(node: Node) -> None:
-    node.write_data()
-    node.remember("member")
-    with (node.data / "member" / "wal" / "0-0.wal").open() as held:
-        with pytest.raises(member.DataInUseError, match=f"in use by process {os.getpid()}"):
-            node.remove()
-        assert held.readable()
-    assert (node.commands, node.memory.exists(), (node.data / "member" / "wal").exists()) == ([], True, True)
 
 
 def test_unit_of_ours_that_systemd_has_not_read_yet_is_loaded_first(node: Node) -> None:
