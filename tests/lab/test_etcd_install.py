@@ -154,6 +154,7 @@ def test_archive_becomes_a_running_member(cluster: Cluster) -> None:
     release = archive(cluster, "3.4.90")
     refuse_broken(cluster, release)
     # What a careful site has as root's umask; etcd runs under an account that must get at everything all the same.
+    shell(cluster, "install -d -m 0755 /etc/fairlead /etc/fairlead/pki")
     with umask(cluster, "077"):
         install(cluster, **release)
     assert exe(cluster) == f"{path_of(release)}/etcd"
@@ -200,8 +201,10 @@ def test_another_release_is_switched_to_and_a_damaged_one_repaired(cluster: Clus
     release = archive(cluster, "3.4.91")
     install(cluster, **release)
     assert exe(cluster) == f"{path_of(release)}/etcd"
-    shell(cluster, f"echo >>{path_of(release)}/etcdctl")
-    assert install(cluster, **release).total("changed") == 0  # the pki playbook, run before, has repaired it
+    shell(cluster, f": >{path_of(release)}/etcdctl")
+    install(cluster, **release)
+    assert exe(cluster) == f"{path_of(release)}/etcd"
+    assert install(cluster, **release).total("changed") == 0
     assert "here" in shell(cluster, "fairlead-etcdctl get ours")
 
 

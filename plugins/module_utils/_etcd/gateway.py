@@ -62,10 +62,12 @@ class _Attempts:
     strangers: List[str] = dataclasses.field(default_factory=list)
     lost: bool = False
 
-    def note(self, endpoint: str, error: Exception) -> None:
+    def note(self, endpoint: str, error: Exception, shaken: bool) -> None:
+        """``shaken``: whether the two sides had shaken hands by TLS."""
         failure = f"{endpoint}: {_reason(error)}"
         self.failures.append(failure)
-        if _is_stranger(error):
+        # A server that does not accept our certificate says so too late for some to hear more than the end.
+        if _is_stranger(error) or (shaken and isinstance(error, (ConnectionError, ssl.SSLEOFError))):
             self.strangers.append(failure)
 
 
@@ -105,7 +107,7 @@ class Gateway:
                     raise
                 raise UndeterminedError(f"{error}, after a first answer was lost ({_joined(attempts)})") from error
             except (OSError, http.client.HTTPException, ValueError, _PassOverError) as error:
-                attempts.note(endpoint, error)
+                attempts.note(endpoint, error, self._connection is not None and endpoint.startswith("https"))
                 self.close()
                 # The next call begins with an endpoint that has not just failed.
                 self._order.append(self._order.pop(0))
