@@ -42,9 +42,9 @@ options:
   backend:
     description:
       - What holds the rules.
-      - V(auto) takes iptables, of the kind in question, where its chain C(FORWARD) drops packets (as Docker and ufw have
-        it by policy) or holds rules of others. So do later runs when such rules come later; rules elsewhere go after
-        those of the new backend are in force.
+      - V(auto) takes iptables, of the kind in question, where its chain C(FORWARD) drops packets (as Docker and ufw
+        have it by policy) or holds rules of others. When such rules come later, the next run moves ours there; those in
+        the old place go after the new ones are in force.
       - Otherwise V(auto) stays with the backend that has the rules already, or had them last. On a new node it takes
         nftables if the command C(nft) is there and the kernel has NAT tables of nftables for IPv4, and else iptables.
       - V(iptables) takes the first that works of the commands C(iptables) and C(iptables-legacy), where C(iptables) may

@@ -69,10 +69,11 @@ class _Choosing:
         self.spec, self.runner, self.check = spec, runner, check
         self.iptables = iptables.find(runner)
         self.backends: List[Backend] = [Nftables(runner), *self.iptables]
-        self.forward = {kind.backend: kind.forward_chain() for kind in self.iptables}
+        self.forward: Dict[str, ForwardChain] = {}
 
     def choose(self, have: State) -> Tuple[Backend, str]:
         """The backend and the reason for it."""
+        self.forward = {kind.backend: kind.forward_chain() for kind in self.iptables}
         in_use = {item.backend for item in have.values() if isinstance(item, (FilterObject, FilterRule))}
         allowed = [
             one for one in self.backends if self.spec.backend == AUTO or one.backend.startswith(self.spec.backend)
