@@ -18,7 +18,7 @@ from .runner import Runner
 _POLICY = re.compile(r":FORWARD (\S+)")
 _RULE = re.compile(r"-A FORWARD ?(.*)")
 # A rule without a condition: nothing that comes to it gets past it.
-_DROPS_ALL = re.compile(r'(-m comment --comment (".*"|\S+) )?-j (DROP|REJECT)( --reject-with \S+)?')
+_DROPS_ALL = re.compile(r'(-m comment --comment ("(\\.|[^"\\])*"|\S+) )?-j (DROP|REJECT)( --reject-with \S+)?')
 _FAMILIES = ("ip", "inet")
 _DROPPING = ("drop", "reject")
 # What may stand in a rule of nftables without being a condition.
