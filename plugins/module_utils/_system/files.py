@@ -67,7 +67,7 @@ def read_file(path: str) -> Optional[File]:
 def write_file(file: File) -> None:
     """Write by rename; missing parent directories are made 0755."""
     directory = os.path.dirname(file.path)
-    os.makedirs(directory, mode=0o755, exist_ok=True)
+    make_directory(directory)
     handle, temporary = tempfile.mkstemp(prefix=".fairlead-", dir=directory)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
@@ -82,6 +82,22 @@ def write_file(file: File) -> None:
         os.unlink(temporary)
         raise
     _sync_directory(directory)
+
+
+def make_directory(path: str, mode: int = 0o755) -> None:
+    """Make the directory, when it is missing, with exactly this mode; what is missing above it gets 0755.
+
+    The umask of whoever runs this has no part in it: under 077 a service could not reach its own files.
+    """
+    if os.path.isdir(path):
+        return
+    make_directory(os.path.dirname(os.path.abspath(path)))
+    # At once with its mode instead of corrected afterwards: a kill in between would leave the wrong one for good.
+    umask = os.umask(0o777 & ~mode)
+    try:
+        os.mkdir(path, mode)
+    finally:
+        os.umask(umask)
 
 
 def _sync_directory(directory: str) -> None:
