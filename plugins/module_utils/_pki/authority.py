@@ -122,8 +122,10 @@ class _Run:
     ) -> None:
         self.settings, self.requests, self.now = settings, requests, now
         known = [Trust(one.host, one.authority, one.known_authority) for one in requests if one.known_authority]
+        told = {(one.authority, one.fingerprint) for one in (*trusted, *known)}
         here = [trust for name in settings.names for trust in _trusted_here(settings.anchor_path(name), name)]
-        self.guard = Guard(settings.directory, [*trusted, *known, *here], settings.unasked)
+        news = [trust for trust in here if (trust.authority, trust.fingerprint) not in told]
+        self.guard = Guard(settings.directory, [*trusted, *known, *news], settings.unasked)
         self.files = PemFiles(
             map(settings.key_path, settings.names),
             map(settings.certificate_path, settings.names),

@@ -185,3 +185,13 @@ def test_new_authorities_by_request_reach_every_certificate_once(certified: Node
     certified.run(new_authorities=True)
     assert certified.files() == new
     assert certified.run() == []
+
+
+def test_host_that_signs_is_not_named_twice(certified: Node) -> None:
+    """Its own copy says the same as what it was asked for as a host of the run."""
+    (certified.ca.parent / "etcd-ca.crt").write_text((certified.ca / "etcd.crt").read_text())
+    lose_authority(certified)
+    certified.request()
+    with pytest.raises(authority.AuthorityError) as caught:
+        certified.sign([], trusted=certified.trusted)
+    assert str(caught.value).count("(sha256 ") == 1
