@@ -209,8 +209,9 @@ class _Run:
             self.guard.check_request(request, authority.fingerprint)
         if authority.expires <= self.now:
             raise AuthorityError(
-                f"authority {request.authority}: has expired on {authority.not_after} and signs nothing; remove the "
-                f"certificates and authorities on all nodes to begin anew"
+                f"authority {request.authority}: has expired on {authority.not_after} and signs nothing. To begin "
+                f"anew, move {self.settings.directory} away and run with new_authorities, in role pki "
+                f"pki_new_authorities=true"
             )
         pem = self.files.content(authority)
         key = self.files.content(state[(PrivateKey.kind, self.settings.key_path(request.authority))])

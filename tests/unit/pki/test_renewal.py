@@ -135,6 +135,9 @@ def test_expired_authority_does_not_sign(node: Node) -> None:
     node.now = NOW + 101 * DAY
     with pytest.raises(authority.AuthorityError, match="authority etcd: has expired"):
         node.run()
+    node.ca.rename(node.ca.with_name("ca-old"))
+    assert len(node.run(new_authorities=True)) == 3
+    assert node.run() == []
 
 
 def test_how_much_a_signature_is_needed(certified: Node) -> None:
