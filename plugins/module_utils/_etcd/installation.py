@@ -21,7 +21,7 @@ from .._model.files import File, parse_files
 from .._model.item import Item, state_of
 from .._model.parse import Section
 from .._plan.operation import Operation, difference
-from .._system.files import FileAdapter
+from .._system.files import FileAdapter, make_directories
 from .._system.runner import Runner
 from . import memory, release
 from .member import describe_foreign_data
@@ -58,7 +58,7 @@ class _Files(FileAdapter):
         for operation in operations:
             assert isinstance(operation.item, File)
             try:
-                release.make_directory(os.path.dirname(operation.item.path))
+                make_directories(os.path.dirname(operation.item.path))
             except OSError as error:
                 raise ApplyError(operation.item, str(error)) from error
             yield from super().apply([operation])

@@ -21,6 +21,7 @@ from .._model.errors import ApplyError, ReadError
 from .._model.etcd import EtcdRelease
 from .._model.item import State, state_of
 from .._plan.operation import DELETE, Operation
+from .._system.files import make_directories
 from .._system.runner import Runner
 
 MARK = ".fairlead.json"
@@ -64,7 +65,7 @@ class ReleaseAdapter:
         if not release.intact or self.fetch is None:
             raise ApplyError(release, "cannot be brought back")
         remove_unfinished(self.directory)
-        make_directory(self.directory)
+        make_directories(self.directory)
         made = tempfile.mkdtemp(prefix=UNFINISHED, dir=self.directory)
         try:
             archive = os.path.join(made, "archive")
@@ -201,14 +202,6 @@ def _write(path: str, source: Any, mode: int) -> str:
         os.fchmod(target.fileno(), mode)
         os.fsync(target.fileno())
     return found
-
-
-def make_directory(path: str) -> None:
-    """With all above it, readable for everybody whatever the umask."""
-    if not os.path.isdir(path):
-        make_directory(os.path.dirname(path))
-        os.mkdir(path)
-        os.chmod(path, 0o755)
 
 
 def _sync(directory: str) -> None:
