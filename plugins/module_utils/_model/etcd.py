@@ -9,7 +9,7 @@ import urllib.parse
 from typing import Any, ClassVar, Dict, Hashable, List, Mapping, Optional, Tuple
 
 from .errors import SpecError
-from .item import Item
+from .item import BaseItem
 from .parse import Section, unique
 
 DEFAULT_TIMEOUT = 5
@@ -99,7 +99,7 @@ class MemberStatus:
 
 
 @dataclasses.dataclass(frozen=True)
-class EtcdService(Item):
+class EtcdService(BaseItem):
     """The service of the member on this node.
 
     ``unit_file``: whether systemd has read the present one (ABSENT, OUTDATED, CURRENT), FOREIGN for one that is not
@@ -124,7 +124,7 @@ class EtcdService(Item):
 
 
 @dataclasses.dataclass(frozen=True)
-class EtcdData(Item):
+class EtcdData(BaseItem):
     """A member's log and database: a directory that etcd has made in its data directory."""
 
     kind: ClassVar[str] = "etcd_data"
@@ -139,7 +139,7 @@ class EtcdData(Item):
 
 
 @dataclasses.dataclass(frozen=True)
-class EtcdRelease(Item):
+class EtcdRelease(BaseItem):
     """Programs from a release archive in a directory of their own.
 
     ``sha256`` is that of the archive; ``intact``: whether the programs are what the archive held.

@@ -12,7 +12,7 @@ import ipaddress
 from typing import Any, ClassVar, Dict, Hashable, Mapping, Optional, Tuple
 
 from .errors import SpecError
-from .item import Item
+from .item import BaseItem
 from .parse import Section
 
 PRESENT, ABSENT = "present", "absent"
@@ -64,7 +64,7 @@ class MasqueradeSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class FilterObject(Item):
+class FilterObject(BaseItem):
     """What rules of ours are kept in: a table or a chain. ``backend`` is nftables, iptables-nft or iptables-legacy."""
 
     kind: ClassVar[str] = "filter_object"
@@ -86,7 +86,7 @@ class FilterObject(Item):
 
 
 @dataclasses.dataclass(frozen=True)
-class FilterRule(Item):
+class FilterRule(BaseItem):
     """One rule in one of our chains, or a jump of another chain to ours (``position`` then counts jumps only).
 
     ``source`` is what the backend takes to make the rule again.

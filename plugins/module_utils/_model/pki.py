@@ -11,7 +11,7 @@ import re
 from typing import Any, ClassVar, Dict, Hashable, List, Optional, Tuple
 
 from .errors import SpecError
-from .item import Item
+from .item import BaseItem
 from .parse import Section, parse_address, unique
 
 SERVER, CLIENT = "server", "client"
@@ -57,7 +57,7 @@ class WantedCertificate:
 
 
 @dataclasses.dataclass(frozen=True)
-class PrivateKey(Item):
+class PrivateKey(BaseItem):
     """A key file. ``public`` is the SHA-256 of the public key, ``unreadable`` for a file that holds no such key."""
 
     kind: ClassVar[str] = "private_key"
@@ -76,7 +76,7 @@ class PrivateKey(Item):
 
 
 @dataclasses.dataclass(frozen=True)
-class Certificate(Item):
+class Certificate(BaseItem):
     """A certificate file. ``fingerprint`` is the SHA-256 of the certificate; ``not_before`` and ``not_after`` are
     ISO 8601 in UTC.
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Hashable, Tuple
 
-from .item import Item
+from .item import BaseItem
 
 SYSTEMD, UDEV, NETWORKD, NETWORK_MANAGER = "systemd", "udev", "networkd", "network_manager"
 SERVICES = (SYSTEMD, UDEV, NETWORKD, NETWORK_MANAGER)
 
 
 @dataclasses.dataclass(frozen=True)
-class DueReload(Item):
+class DueReload(BaseItem):
     """Files of ``service`` (one of SERVICES) may have changed since it read them. Deleting this is reloading it."""
 
     kind: ClassVar[str] = "due_reload"

@@ -14,7 +14,7 @@ from .._engine import Combined, Outcome
 from .._engine import converge as engine_converge
 from .._model.errors import ApplyError, SpecError
 from .._model.files import File
-from .._model.item import Item, State, state_of
+from .._model.item import BaseItem, Item, State, state_of
 from .._model.parse import Section
 from .._plan.operation import DELETE, Operation
 from .._system.files import FileAdapter, make_directories, read_file
@@ -22,7 +22,7 @@ from .record import NAME, PREFIX, Record, digest_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Directory(Item):
+class Directory(BaseItem):
     """A directory that is empty once our files are gone."""
 
     kind: ClassVar[str] = "directory"
