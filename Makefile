@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 # What a lab was started with; `make clean-lab LAB=name` takes another one down.
 LAB ?= lab
 
-.PHONY: help setup demo test test-unit test-kernel test-lab test-vagrant vagrant-box lint build clean-lab clean
+.PHONY: help setup demo test test-unit test-kernel test-lab test-upstream test-vagrant vagrant-box lint build clean-lab clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ test-kernel: setup ## Run the tests against the kernel, in network namespaces of
 
 test-lab: setup ## Run the tests that start lab nodes
 	@$(PYTEST) tests/lab
+
+test-upstream: setup ## Run the tests against real flanneld and etcd, built with Go (not part of `make test`)
+	@$(BIN)/python -m tests.upstream.builds
+	@$(PYTEST) tests/upstream
 
 test-vagrant: setup ## Run the molecule scenario on Vagrant VMs (not part of `make test`)
 	@scripts/test-vagrant
