@@ -130,7 +130,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._ansible import result_of, run
 from ..module_utils._desired import store
-from ..module_utils._desired.masquerade import converge_and_explain
+from ..module_utils._desired.masquerade import KIND, converge_and_explain
 from ..module_utils._engine import together
 from ..module_utils._model.errors import ReadError
 from ..module_utils._system.runner import module_runner
@@ -138,7 +138,6 @@ from ..module_utils._system.runner import module_runner
 if TYPE_CHECKING:
     from ..module_utils._engine import Outcome
 
-KIND = "masquerade"
 ARGUMENTS = {
     "network": {"type": "str"},
     "subnet": {"type": "str"},

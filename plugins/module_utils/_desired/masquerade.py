@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from typing import Any, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .._engine import Outcome
@@ -15,10 +16,12 @@ from .._model.masquerade import AUTO, IPTABLES, NFTABLES, FilterObject, FilterRu
 from .._plan.operation import difference
 from .._system import iptables
 from .._system.forwarding import ForwardChain, dropping_chains
+from .._system.lock import exclusive
 from .._system.nftables import Nftables
 from .._system.packet_filter import Backend, FilterAdapter, MissingError, UnsupportedError
 from .._system.runner import Runner
 
+KIND = "masquerade"
 _RANKS = {FilterObject.kind: 0, FilterRule.kind: 1}
 _ALTERNATIVES = {
     AUTO: "install nftables or iptables, and a kernel with nf_tables (or iptable_nat) and NAT",
@@ -47,6 +50,11 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
 def converge_and_explain(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Outcome, Optional[Choice]]:
     """The same with the choice that was made, None when no rules are wanted."""
     spec = parse_masquerade(document)
+    with nullcontext() if check else exclusive(KIND):
+        return _converge(spec, check, runner)
+
+
+def _converge(spec: MasqueradeSpec, check: bool, runner: Runner) -> Tuple[Outcome, Optional[Choice]]:
     choosing = _Choosing(spec, runner, check)
     adapter = FilterAdapter(choosing.backends)
     if spec.empty:
