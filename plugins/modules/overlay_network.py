@@ -118,6 +118,13 @@ options:
         description: Whether the node masquerades pod traffic, so that the plugin must not.
         type: bool
         default: false
+  nexthop_objects:
+    description:
+      - Whether routes to peers go through nexthop objects of the kernel, identifiers 1073741824 to 2147483647, which
+        C(ip route) shows as C(nhid). To packets it is the same. The kernel needs quadratic time for many plain routes
+        over one device, and linear time for routes through objects.
+      - Default is yes where the kernel has them, which is from Linux 5.3 on. A change converts all routes in place.
+    type: bool
 seealso:
   - module: fairlead.cluster.overlay_lease
   - module: fairlead.cluster.masquerade
@@ -138,7 +145,8 @@ EXAMPLES = r"""
 #   - + link flannel.1 up
 #   - + neighbor 10.244.5.0 lladdr 02:5e:10:00:00:05 dev flannel.1
 #   - + fdb 02:5e:10:00:00:05 dst 192.0.2.15 dev flannel.1 self
-#   - + route 10.244.5.0/24 via 10.244.5.0 dev flannel.1 onlink
+#   - + nexthop id 1073743104 via 10.244.5.0 dev flannel.1 onlink
+#   - + route 10.244.5.0/24 via 10.244.5.0 dev flannel.1 onlink nexthop_id 1073743104
 
 - name: See what is there
   fairlead.cluster.overlay_network:
@@ -153,7 +161,7 @@ EXAMPLES = r"""
 RETURN = r"""
 before:
   description: The objects of the datapath as found. Their C(kind) is C(vxlan), C(address), C(link_up), C(neighbor),
-    C(fdb), C(route) or C(file).
+    C(fdb), C(nexthop), C(route) or C(file).
   returned: success
   type: list
   elements: dict
@@ -226,6 +234,7 @@ SPEC = {
     "peers": {"type": "list", "elements": "dict", "default": [], "options": MEMBER},
     "interface": {"type": "str"},
     "subnet_env": {"type": "dict", "options": SUBNET_ENV},
+    "nexthop_objects": {"type": "bool"},
 }
 
 

@@ -75,6 +75,7 @@ def snapshot(node: Namespace) -> dict[str, Any]:
         "links": [_settled(link) for link in node.json("ip -d -j link show")],
         "addresses": [_settled(link) for link in node.json("ip -4 -j address show")],
         "routes": node.json("ip -4 -d -j route show table all"),
+        "nexthops": node.json("ip -j nexthop show"),
         "neighbors": _sorted(node.json("ip -4 -j neigh show nud permanent")),
         "fdb": {name: _sorted(node.json(f"bridge -j fdb show dev {name}")) for name in devices},
         "accept_ra": {name: node.out(f"cat /proc/sys/net/ipv6/conf/{name}/accept_ra") for name in devices},

@@ -71,8 +71,12 @@ def node(number: int, netns: Namespaces, tmp_path: Path) -> Namespace:
     return Lan(netns, tmp_path).node(number)
 
 
+@pytest.mark.parametrize("by_object", [False, True], ids=["plain routes", "routes by object"])
 @pytest.mark.parametrize("name", BACKENDS)
-def test_datapath_is_flannels(name: str, number: int, node: Namespace, run_module: RunModule, tmp_path: Path) -> None:
+def test_datapath_is_flannels(
+    name: str, by_object: bool, number: int, node: Namespace, run_module: RunModule, tmp_path: Path
+) -> None:
+    """Flannel knows no nexthop objects: with them the routes name one, and lead to the same gateway and device."""
     own = next(member for member in members(name) if member["name"] == f"n{number}")
     file = tmp_path / "subnet.env"
     run_module(
@@ -83,10 +87,14 @@ def test_datapath_is_flannels(name: str, number: int, node: Namespace, run_modul
             "node": own,
             "peers": members(name),
             "subnet_env": {"path": str(file), "ipmasq": True},
+            "nexthop_objects": by_object,
         },
         netns=node,
     )
     have, want = comparable(node, name, number)
+    named = [(route.pop("nhid"), route.pop("nh_info", None)) for route in have["routes"]["4"] if "nhid" in route]
+    have["routes"]["4"].sort(key=lambda route: json.dumps(route, sort_keys=True))
+    assert len(named) == len(node.json("ip -j nexthop show")) == (len(members(name)) - 1 if by_object else 0)
     for part in DATAPATH:
         assert have[part] == want[part], part
     assert file.read_text().splitlines() == captured(name, number)["subnet_env"]

@@ -130,7 +130,8 @@ def test_overlay_removal_takes_what_the_saved_document_names_only(
 
 
 def test_overlay_takes_over_the_device_of_a_real_flanneld(netns: Namespaces, run_module: RunModule) -> None:
-    """What flanneld left is what is wanted; only that `bridge` makes no entry of flanneld's state, so it changes."""
+    """What flanneld left is what is wanted; only that `bridge` makes no entry of flanneld's state, so it changes, and
+    that the route goes through an object."""
     node = lone_node(netns)
     for command in (
         "ip link add flannel.1 address 02:aa:bb:cc:dd:01 mtu 1450 txqlen 0 type vxlan id 1 local 192.0.2.1 dev eth0"
@@ -144,7 +145,7 @@ def test_overlay_takes_over_the_device_of_a_real_flanneld(netns: Namespaces, run
         node.run(command)
     node.run(["sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/flannel.1/accept_ra"])
     index = index_of(node)
-    assert kinds(run_module(MODULE, document(1, 2), netns=node)) == ["~ fdb"]
+    assert kinds(run_module(MODULE, document(1, 2), netns=node)) == ["~ fdb", "+ nexthop", "~ route"]
     assert index_of(node) == index
     assert not run_module(MODULE, document(1, 2), netns=node)["changed"]
 
@@ -165,7 +166,7 @@ def test_overlay_peer_that_moved_is_followed(netns: Namespaces, run_module: RunM
     for change, expected in (
         ({"address": "192.0.2.77"}, ["~ fdb"]),
         ({"mac": "02:aa:bb:cc:dd:77"}, ["+ fdb", "~ neighbor", "- fdb"]),
-        ({"subnet": "10.244.77.0/24"}, ["+ neighbor", "+ route", "- route", "- neighbor"]),
+        ({"subnet": "10.244.77.0/24"}, ["+ neighbor", "+ nexthop", "+ route", "- route", "- nexthop", "- neighbor"]),
     ):
         args = document(1, 3)
         args["peers"].append({**member(2), **change})
@@ -175,6 +176,8 @@ def test_overlay_peer_that_moved_is_followed(netns: Namespaces, run_module: RunM
 
 
 FOREIGN = (
+    "ip nexthop add id 77 via 10.244.98.0 dev flannel.1 onlink proto static",
+    "ip route add 10.244.98.0/24 nhid 77",
     "ip address add 10.244.200.7/32 dev flannel.1",
     "ip route add 10.244.99.0/24 via 10.244.99.0 dev flannel.1 onlink",
     "ip route add 198.51.100.0/24 dev flannel.1 metric 7 mtu 1300",

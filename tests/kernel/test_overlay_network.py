@@ -45,9 +45,10 @@ def test_overlay_matrix(netns: Namespaces, run_module: RunModule) -> None:
     assert not absent["changed"]
 
 
-def test_overlay_kernel_state_is_that_of_flannel(netns: Namespaces, run_module: RunModule) -> None:
+@pytest.mark.parametrize("by_object", [False, True], ids=["plain", "by object"])
+def test_overlay_kernel_state_is_that_of_flannel(netns: Namespaces, run_module: RunModule, by_object: bool) -> None:
     node = lone_node(netns)
-    result = run_module(MODULE, document(1, 2), netns=node)
+    result = run_module(MODULE, document(1, 2, nexthop_objects=by_object), netns=node)
     assert (result["device"], result["mtu"]) == ("flannel.1", 1450)
     link = node.out("ip -d link show flannel.1")
     assert "<BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1450 qdisc noqueue" in link and "qlen" not in link
@@ -56,7 +57,10 @@ def test_overlay_kernel_state_is_that_of_flannel(netns: Namespaces, run_module: 
     assert " udpcsum noudp6zerocsumtx noudp6zerocsumrx " in link
     assert "inet 10.244.1.0/32 scope global flannel.1\n" in node.out("ip -4 address show dev flannel.1")
     routes = node.out("ip route show dev flannel.1").splitlines()
-    assert [route.strip() for route in routes] == ["10.244.2.0/24 via 10.244.2.0 onlink"]
+    number = "nhid 1073741952 " if by_object else ""
+    assert [route.strip() for route in routes] == [f"10.244.2.0/24 {number}via 10.244.2.0 onlink"]
+    objects = ["id 1073741952 via 10.244.2.0 dev flannel.1 scope link proto boot onlink"] if by_object else []
+    assert [line.strip() for line in node.out("ip nexthop show").splitlines()] == objects
     assert node.out("ip neigh show dev flannel.1").strip() == "10.244.2.0 lladdr 02:aa:bb:cc:dd:02 PERMANENT"
     assert node.out("bridge fdb show dev flannel.1").strip() == "02:aa:bb:cc:dd:02 dst 192.0.2.2 self permanent"
     assert node.out("cat /proc/sys/net/ipv6/conf/flannel.1/accept_ra").strip() == "0"
@@ -82,7 +86,8 @@ def test_overlay_diff_has_a_line_for_each_object(netns: Namespaces, run_module: 
     assert {line for line in gone if "file" not in line} == {
         "neighbor 10.244.2.0 lladdr 02:aa:bb:cc:dd:02 dev flannel.1",
         "fdb 02:aa:bb:cc:dd:02 dst 192.0.2.2 dev flannel.1 self",
-        "route 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink",
+        "nexthop id 1073741952 via 10.244.2.0 dev flannel.1 onlink",
+        "route 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink nexthop_id 1073741952",
     }
 
 

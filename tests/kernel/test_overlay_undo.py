@@ -106,14 +106,14 @@ def settled(netns: Namespaces, converge: Callable[..., int], *extra: str) -> Nam
 
 
 def test_undo_of_a_first_run(netns: Namespaces, converge: Callable[..., int]) -> None:
-    assert check_every_position(lone_node(netns), converge, document(1, 2, 3), None) == 9
+    assert check_every_position(lone_node(netns), converge, document(1, 2, 3), None) == 11
 
 
 def test_undo_of_changed_peers_and_collected_entries(netns: Namespaces, converge: Callable[..., int]) -> None:
     node = settled(netns, converge, *FOREIGN)
     args = document(1, 4, backend={"mtu": 1400})
     args["peers"] += [{**member(2), "mac": "02:aa:bb:cc:dd:77"}, {**member(3), "address": "192.0.2.77"}]
-    assert check_every_position(node, converge, args, None) == 8 + len(FOREIGN)
+    assert check_every_position(node, converge, args, None) == 9 + len(FOREIGN)
 
 
 @pytest.mark.parametrize(
@@ -143,12 +143,12 @@ def test_undo_of_replacing_a_device_of_others(netns: Namespaces, converge: Calla
 def test_undo_of_another_vni(netns: Namespaces, converge: Callable[..., int]) -> None:
     node = settled(netns, converge)
     other = document(1, 2, 3, backend={"vni": 42})
-    assert check_every_position(node, converge, other, document(1, 2, 3)) == 16
+    assert check_every_position(node, converge, other, document(1, 2, 3)) == 18
 
 
 def test_undo_of_a_deletion(netns: Namespaces, converge: Callable[..., int]) -> None:
     node = settled(netns, converge, *FOREIGN)
-    assert check_every_position(node, converge, {"state": "deleted"}, document(1, 2, 3)) == 9 + len(FOREIGN)
+    assert check_every_position(node, converge, {"state": "deleted"}, document(1, 2, 3)) == 11 + len(FOREIGN)
 
 
 def test_undo_of_a_replaced_foreign_route(netns: Namespaces, converge: Callable[..., int]) -> None:
@@ -156,4 +156,4 @@ def test_undo_of_a_replaced_foreign_route(netns: Namespaces, converge: Callable[
     node.run("ip route add 10.244.2.0/24 via 192.0.2.2 dev eth0 src 192.0.2.1 mtu 1300")
     node.run("ip route add 10.244.3.0/24 nexthop via 192.0.2.3 weight 2 nexthop via 192.0.2.4")
     node.run("ip route add unreachable 10.244.4.0/24")
-    assert check_every_position(node, converge, document(1, 2, 3, 4), None) == 12
+    assert check_every_position(node, converge, document(1, 2, 3, 4), None) == 15

@@ -21,7 +21,7 @@ from .._model.etcd import parse_access
 from .._model.item import State
 from .._model.lease import Lease, LeaseSpec, Node, parse_lease_spec, parse_nodes, parse_prefix
 from .._model.lease_codec import lease_key
-from .._model.overlay import unusable
+from .._model.members import unusable
 from .._model.parse import Section
 from .._plan.lease import claim, leases_of, owners, plan, plan_keep, plan_release
 from .._plan.operation import Operation, outcome_of

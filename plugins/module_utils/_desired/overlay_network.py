@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional
 from .._engine import Adapter, Combined, Outcome
 from .._engine import converge as engine_converge
 from .._model.datapath import DeviceAddress, ForwardingEntry, Neighbor, Route, VxlanDevice
-from .._model.errors import FairleadError
+from .._model.errors import FairleadError, SpecError
 from .._model.item import State, state_of
 from .._model.overlay import (
     ENCAPSULATION,
@@ -22,6 +22,7 @@ from .._model.overlay import (
     wanted_items,
 )
 from .._model.parse import Section
+from .._netlink import nexthops
 from .._netlink.links import accept_ra_writable
 from .._netlink.overlay import KINDS, OverlayAdapter
 from .._netlink.rtnetlink import Rtnetlink
@@ -54,10 +55,11 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
     with Rtnetlink() as netlink:
         require_free(netlink, overlay.backend, devices)
         underlay = find_underlay(netlink, overlay)
-    want = state_of(wanted_items(overlay, underlay, 0 if with_accept_ra else None))
+        with_nexthops = _with_nexthops(netlink, overlay)
+    want = state_of(wanted_items(overlay, underlay, 0 if with_accept_ra else None, with_nexthops))
     wanted = Wanted(want, overlay.network)
-    routes = [key for key, item in want.items() if isinstance(item, Route)]
-    adapter = _adapter(OverlayAdapter(devices, routes, with_accept_ra), _env_paths(overlay, earlier))
+    keys = [key for key in want if key[0] in ("route", "nexthop")]
+    adapter = _adapter(OverlayAdapter(devices, keys, with_accept_ra), _env_paths(overlay, earlier))
     return engine_converge(adapter, lambda have: plan_overlay(have, wanted), check)
 
 
@@ -68,9 +70,18 @@ def predict(document: Mapping[str, Any], runner: Runner) -> Outcome:
     """
     overlay = parse_overlay(document)
     underlay = _guess_underlay(overlay, runner)
-    want = state_of(wanted_items(overlay, underlay, 0 if accept_ra_writable() else None))
+    with Rtnetlink() as netlink:
+        with_nexthops = _with_nexthops(netlink, overlay)
+    want = state_of(wanted_items(overlay, underlay, 0 if accept_ra_writable() else None, with_nexthops))
     operations = plan_overlay({}, Wanted(want, overlay.network))
     return Outcome({}, outcome_of({}, operations), operations)
+
+
+def _with_nexthops(netlink: Rtnetlink, overlay: Overlay) -> bool:
+    supported = nexthops.supported(netlink)
+    if overlay.nexthop_objects and not supported:
+        raise SpecError("nexthop_objects", "this node's kernel has none; Linux 5.3 is the first one with them")
+    return supported if overlay.nexthop_objects is None else overlay.nexthop_objects
 
 
 def _guess_underlay(overlay: Overlay, runner: Runner) -> Underlay:
@@ -78,7 +89,7 @@ def _guess_underlay(overlay: Overlay, runner: Runner) -> Underlay:
     status, output, _error = runner(["ip", "-json", "-4", "address", "show"])
     for link in json.loads(output) if status == 0 else []:
         held = [entry.get("local") for entry in link.get("addr_info", [])]
-        if link.get("ifname") == overlay.interface or (not overlay.interface and str(overlay.node.address) in held):
+        if link.get("ifname") == overlay.interface or (not overlay.interface and overlay.node.address in held):
             return Underlay(link["ifname"], link["mtu"])
     return Underlay(overlay.interface or "", ETHERNET_MTU)
 

@@ -5,26 +5,33 @@
 Interfaces are named, never numbered: a device that is made again gets another index. Addresses and networks are
 strings as `ipaddress` prints them, MAC addresses are lower case with colons, either IP family. ``options`` holds what
 objects of ours leave at the kernel's default, as (name, value) pairs; objects of others keep it through an undo.
+
+What there is one of for each peer is a tuple instead of a dataclass: a node of a large cluster has a hundred thousand
+of them, and a tuple is made and compared several times as fast.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Hashable, Optional, Tuple
+from typing import Any, ClassVar, Dict, Hashable, NamedTuple, Optional, Tuple
 
-from .item import Item
+from .item import BaseItem, Item, Key
 
-# linux/neighbour.h NUD_PERMANENT, linux/rtnetlink.h RTPROT_BOOT, RT_TABLE_MAIN, RTN_UNICAST.
+# linux/neighbour.h NUD_PERMANENT, linux/rtnetlink.h RTPROT_KERNEL (the routes that the kernel keeps for addresses),
+# RTPROT_BOOT, RT_TABLE_MAIN, RTN_UNICAST.
 PERMANENT = 0x80
+PROTOCOL_KERNEL = 2
 PROTOCOL_BOOT = 3
 TABLE_MAIN = 254
 TYPE_UNICAST = 1
 
 Options = Tuple[Tuple[str, Hashable], ...]
+# The second hexadecimal digit of an address for several devices: the lowest bit of the first octet is set.
+_MULTICAST_DIGITS = "13579bdf"
 
 
 @dataclasses.dataclass(frozen=True)
-class VxlanDevice(Item):
+class VxlanDevice(BaseItem):
     """A VXLAN device. ``link`` is the underlying interface ("" when there is none), ``local`` the outer source address.
 
     ``accept_ra`` is the sysctl, None when this node has no such key or does not let it be written. ``defaults`` are
@@ -63,7 +70,7 @@ class VxlanDevice(Item):
 
 
 @dataclasses.dataclass(frozen=True)
-class LinkUp(Item):
+class LinkUp(BaseItem):
     """The device is administratively up."""
 
     kind: ClassVar[str] = "link_up"
@@ -78,7 +85,7 @@ class LinkUp(Item):
 
 
 @dataclasses.dataclass(frozen=True)
-class DeviceAddress(Item):
+class DeviceAddress(BaseItem):
     """An address with its prefix length ("10.244.3.0/32") on a device."""
 
     kind: ClassVar[str] = "address"
@@ -95,44 +102,65 @@ class DeviceAddress(Item):
         return f"address {self.address} dev {self.device}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Neighbor(Item):
-    """A permanent neighbor (ARP) entry."""
-
-    kind: ClassVar[str] = "neighbor"
+class _NeighborFields(NamedTuple):
     device: str
     address: str
     mac: str
-    options: Options = dataclasses.field(default=(), compare=False)
+    options: Options = ()
+
+
+class Neighbor(_NeighborFields):
+    """A permanent neighbor (ARP or NDP) entry."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "neighbor"
 
     @property
-    def identity(self) -> Tuple[Hashable, ...]:
-        return (self.device, self.address)
+    def key(self) -> Key:
+        return ("neighbor", self.device, self.address)
+
+    @property
+    def compared(self) -> Hashable:
+        return self[:3]
+
+    def to_dict(self) -> Dict[str, Any]:
+        return {"kind": self.kind, **self._asdict()}
 
     def __str__(self) -> str:
         return f"neighbor {self.address} lladdr {self.mac} dev {self.device}"
 
 
-@dataclasses.dataclass(frozen=True)
-class ForwardingEntry(Item):
-    """An entry of a VXLAN device's own forwarding table: frames to ``mac`` go to the outer address ``destination``."""
-
-    kind: ClassVar[str] = "fdb"
+class _ForwardingEntryFields(NamedTuple):
     device: str
     mac: str
     destination: str
     state: int = PERMANENT
     options: Options = ()
 
+
+class ForwardingEntry(_ForwardingEntryFields):
+    """An entry of a VXLAN device's own forwarding table: frames to ``mac`` go to the outer address ``destination``."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "fdb"
+
     @property
     def many(self) -> bool:
         """Whether the kernel keeps several destinations: it does for the all-zero and for multicast addresses."""
-        return self.mac == "00:00:00:00:00:00" or bool(int(self.mac[:2], 16) & 1)
+        return self.mac[1] in _MULTICAST_DIGITS or self.mac == "00:00:00:00:00:00"
 
     @property
-    def identity(self) -> Tuple[Hashable, ...]:
-        one = (self.device, self.mac)
-        return (*one, self.destination, self.options) if self.many else one
+    def key(self) -> Key:
+        if self.many:
+            return ("fdb", self.device, self.mac, self.destination, self.options)
+        return ("fdb", self.device, self.mac)
+
+    @property
+    def compared(self) -> Hashable:
+        return self[:]
+
+    def to_dict(self) -> Dict[str, Any]:
+        return {"kind": self.kind, **self._asdict()}
 
     def __str__(self) -> str:
         state = "" if self.state == PERMANENT else f"state {self.state:#x}"
@@ -140,15 +168,47 @@ class ForwardingEntry(Item):
         return " ".join(word for word in words if word)
 
 
-@dataclasses.dataclass(frozen=True)
-class Route(Item):
-    """A route with one next hop. ``device`` is "" for routes without one (blackhole and the like), ``type`` is RTN_*,
-    ``nexthop_id`` the nexthop object it goes through (0: none)."""
+class _NexthopFields(NamedTuple):
+    id: int
+    gateway: str
+    device: str
+    onlink: bool = True
+    protocol: int = PROTOCOL_BOOT
+    options: Options = ()
 
-    kind: ClassVar[str] = "route"
+
+class Nexthop(_NexthopFields):
+    """A nexthop object (Linux 5.3). Routes through one cost the kernel the same however many there are; plain IPv4
+    routes over one device cost it quadratic time."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "nexthop"
+
+    @property
+    def key(self) -> Key:
+        return ("nexthop", self.id)
+
+    @property
+    def compared(self) -> Hashable:
+        return self[:]
+
+    def to_dict(self) -> Dict[str, Any]:
+        return {"kind": self.kind, **self._asdict()}
+
+    def __str__(self) -> str:
+        words = [f"nexthop id {self.id}"]
+        words += [f"via {self.gateway}"] if self.gateway else []
+        words += [f"dev {self.device}"] if self.device else []
+        words += ["onlink"] if self.onlink else []
+        words += [f"protocol {self.protocol}"] if self.protocol != PROTOCOL_BOOT else []
+        return " ".join([*words, *_shown(self.options)])
+
+
+class _RouteFields(NamedTuple):
     destination: str
     gateway: str
     device: str
+    nexthop_id: int = 0
     onlink: bool = True
     protocol: int = PROTOCOL_BOOT
     scope: int = 0
@@ -157,12 +217,26 @@ class Route(Item):
     type: int = TYPE_UNICAST
     tos: int = 0
     source: str = ""
-    nexthop_id: int = 0
     options: Options = ()
 
+
+class Route(_RouteFields):
+    """A route with one next hop. ``device`` is "" for routes without one (blackhole and the like), ``type`` is RTN_*,
+    ``nexthop_id`` the nexthop object it goes through (0: none)."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "route"
+
     @property
-    def identity(self) -> Tuple[Hashable, ...]:
-        return (self.table, self.destination, self.tos, self.metric)
+    def key(self) -> Key:
+        return ("route", self.table, self.destination, self.tos, self.metric)
+
+    @property
+    def compared(self) -> Hashable:
+        return self[:]
+
+    def to_dict(self) -> Dict[str, Any]:
+        return {"kind": self.kind, **self._asdict()}
 
     def __str__(self) -> str:
         words = [f"route {self.destination}"]
@@ -172,7 +246,7 @@ class Route(Item):
         words += [
             f"{name} {getattr(self, name)}"
             for name in ("protocol", "scope", "metric", "table", "type", "tos", "source", "nexthop_id")
-            if getattr(self, name) != getattr(Route, name)
+            if getattr(self, name) != self._field_defaults[name]
         ]
         return " ".join([*words, *_shown(self.options)])
 

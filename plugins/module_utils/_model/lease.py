@@ -15,7 +15,7 @@ import json
 from typing import Any, ClassVar, Dict, Hashable, Mapping, Optional, Tuple
 
 from .errors import SpecError
-from .item import Item
+from .item import BaseItem
 from .parse import REQUIRED, Section, unique
 
 VXLAN = "vxlan"
@@ -58,7 +58,7 @@ def vtep_mac(cluster: str, node: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class FlannelConfig(Item):
+class FlannelConfig(BaseItem):
     """Flannel's network configuration. ``backend`` and ``others`` (keys we do not manage) are compact JSON."""
 
     kind: ClassVar[str] = "flannel_config"
@@ -91,7 +91,7 @@ class FlannelConfig(Item):
 
 
 @dataclasses.dataclass(frozen=True)
-class Lease(Item):
+class Lease(BaseItem):
     """One subnet lease. ``data`` and ``data6`` are the backend's data as compact JSON with sorted keys, empty for none.
 
     ``subnet6``, ``address6`` and ``data6`` are only there in leases of dual-stack peers.

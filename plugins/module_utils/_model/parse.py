@@ -15,7 +15,7 @@ Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 REQUIRED: Any = object()
 # RFC 1123 section 2.1 as Kubernetes applies it to node names: lower case, 253 characters at the most.
-_NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
+NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 # IFNAMSIZ of linux/if.h is 16 with the closing zero; dev_valid_name() refuses '/', ':' and white space.
 _INTERFACE = re.compile(r"[^/:\s]{1,15}")
@@ -55,6 +55,8 @@ class Section:
 
     def boolean(self, key: str, default: Any = REQUIRED) -> bool:
         value = self.get(key, default)
+        if value is default and default is not REQUIRED:
+            return default  # type: ignore[no-any-return]
         if not isinstance(value, bool):
             raise SpecError(self.at(key), f"must be true or false, not {_shown(value)}")
         return value
@@ -132,7 +134,7 @@ def parse_network(value: Any, path: str) -> Network:
 
 
 def parse_node_name(value: Any, path: str) -> str:
-    if not isinstance(value, str) or not _NODE_NAME.fullmatch(value):
+    if not isinstance(value, str) or not NODE_NAME.fullmatch(value):
         raise SpecError(path, f"must be a lower-case RFC 1123 name (a-z, 0-9, '-', '.'), not {_shown(value)}")
     return value
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Addresses, neighbors, VXLAN forwarding entries and routes as rtnetlink messages.
 
-Encoded and decoded by struct, because there may be many thousands of them. Constants and layouts are those of
+Encoded by struct, at one go where an object is as ours are, because there may be many thousands of them; how ``tables``
+decodes them in bulk rests on the decoders of this file. Constants and layouts are those of
 linux/rtnetlink.h, linux/neighbour.h and linux/if_addr.h. Attributes that an item does not name are carried through its
 ``options``, so that a foreign object that was removed comes back as it was.
 """
@@ -14,7 +15,17 @@ import socket
 import struct
 from typing import Dict, Hashable, Iterator, List, Mapping, Optional, Tuple
 
-from .._model.datapath import PERMANENT, DeviceAddress, ForwardingEntry, Neighbor, Options, Route
+from .._model.datapath import (
+    PERMANENT,
+    PROTOCOL_BOOT,
+    TABLE_MAIN,
+    TYPE_UNICAST,
+    DeviceAddress,
+    ForwardingEntry,
+    Neighbor,
+    Options,
+    Route,
+)
 from .rtnetlink import HEADER, attribute, attributes
 
 NEW_ADDRESS, DELETE_ADDRESS, GET_ADDRESS = 20, 21, 22
@@ -33,6 +44,7 @@ _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 _NTF_SELF = 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE, _RTA_NH_ID = 1, 4, 5, 6, 7, 15, 30
 _RTNH_ONLINK = 0x4
+_RTM_F_FIB_MATCH = 0x2000
 _RTN_UNICAST = 1
 
 # Further attributes: number, name, form. A form of struct is shown as a number, "" as hexadecimal bytes.
@@ -47,6 +59,12 @@ _ROUTE_OPTIONS = {
     21: ("encap_type", "=H"),
     22: ("encap", ""),
 }
+# Objects as ours are, in one piece: the header, then each attribute as length, number and value.
+_PLAIN_NEIGHBOR = struct.Struct("=BxxxiHBBHH4sHH6sxx")
+_PLAIN_FDB = struct.Struct("=BxxxiHBBHH6sxxHH4s")
+_PLAIN_ROUTE = struct.Struct("=BBxxBBBBIHH4sHHI")
+# A route's fields after its nexthop object.
+_PLAIN_FIELDS = Route("", "", "")[4:]
 _Forms = Mapping[int, Tuple[str, str]]
 
 
@@ -62,26 +80,26 @@ def decode_address(message: bytes, device: str) -> Tuple[int, DeviceAddress]:
     local = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS, b""))
     options: List[Tuple[str, Hashable]] = []
     if found.get(_IFA_ADDRESS, local) != local:
-        options.append(("peer", _text(family, found[_IFA_ADDRESS])))
+        options.append(("peer", address_text(family, found[_IFA_ADDRESS])))
     if _IFA_BROADCAST in found:
-        options.append(("broadcast", _text(family, found[_IFA_BROADCAST])))
+        options.append(("broadcast", address_text(family, found[_IFA_BROADCAST])))
     label = found.get(_IFA_LABEL, b"").rstrip(b"\0").decode()
     if label not in ("", device):
         options.append(("label", label))
     all_flags = struct.unpack("=I", found[_IFA_FLAGS])[0] if _IFA_FLAGS in found else flags
     if all_flags & ~_IFA_OWN_FLAGS:
         options.append(("flags", all_flags & ~_IFA_OWN_FLAGS))
-    return index, DeviceAddress(device, f"{_text(family, local)}/{prefix}", scope, tuple(options))
+    return index, DeviceAddress(device, f"{address_text(family, local)}/{prefix}", scope, tuple(options))
 
 
 def encode_address(item: DeviceAddress, index: int) -> bytes:
     host, prefix = item.address.split("/")
-    family, local = _family_and_bytes(host)
+    family, local = address_bytes(host)
     options = dict(item.options)
     body = _ADDRESS.pack(family, int(prefix), 0, item.scope, index) + attribute(_IFA_LOCAL, local)
-    body += attribute(_IFA_ADDRESS, _family_and_bytes(str(options["peer"]))[1] if "peer" in options else local)
+    body += attribute(_IFA_ADDRESS, address_bytes(str(options["peer"]))[1] if "peer" in options else local)
     if "broadcast" in options:
-        body += attribute(_IFA_BROADCAST, _family_and_bytes(str(options["broadcast"]))[1])
+        body += attribute(_IFA_BROADCAST, address_bytes(str(options["broadcast"]))[1])
     if "label" in options:
         body += attribute(_IFA_LABEL, str(options["label"]).encode() + b"\0")
     if "flags" in options:
@@ -100,11 +118,16 @@ def decode_neighbor(message: bytes, index: int, device: str) -> Optional[Neighbo
         return None
     found = dict(attributes(message, HEADER.size + _NEIGHBOR.size))
     options = (*(("flags", flags) for _once in range(bool(flags))), *_options(found, _NEIGHBOR_OPTIONS))
-    return Neighbor(device, _text(family, found[_NDA_DST]), _mac(found.get(_NDA_LLADDR, b"")), options)
+    return Neighbor(device, address_text(family, found[_NDA_DST]), _mac(found.get(_NDA_LLADDR, b"")), options)
 
 
 def encode_neighbor(item: Neighbor, index: int) -> bytes:
-    family, address = _family_and_bytes(item.address)
+    if not item.options and item.mac and ":" not in item.address:
+        address, mac = socket.inet_aton(item.address), _mac_bytes(item.mac)
+        return _PLAIN_NEIGHBOR.pack(
+            socket.AF_INET, index, PERMANENT, 0, _RTN_UNICAST, 8, _NDA_DST, address, 10, _NDA_LLADDR, mac
+        )
+    family, address = address_bytes(item.address)
     flags = dict(item.options).get("flags", 0)
     body = _NEIGHBOR.pack(family, index, PERMANENT, flags, _RTN_UNICAST) + attribute(_NDA_DST, address)
     if item.mac:
@@ -124,16 +147,19 @@ def decode_fdb(message: bytes, index: int, device: str) -> Optional[ForwardingEn
         return None
     found = dict(attributes(message, HEADER.size + _NEIGHBOR.size))
     mac, remote = _mac(found.get(_NDA_LLADDR, b"")), found.get(_NDA_DST, b"")
-    destination = _text(socket.AF_INET6 if len(remote) == 16 else socket.AF_INET, remote) if remote else ""
+    destination = address_text(socket.AF_INET6 if len(remote) == 16 else socket.AF_INET, remote) if remote else ""
     more = (("flags", flags & ~_NTF_SELF),) if flags & ~_NTF_SELF else ()
     return ForwardingEntry(device, mac, destination, state, (*more, *_options(found, _FDB_OPTIONS)))
 
 
 def encode_fdb(item: ForwardingEntry, index: int) -> bytes:
+    if not item.options and "." in item.destination:
+        address, mac = socket.inet_aton(item.destination), _mac_bytes(item.mac)
+        return _PLAIN_FDB.pack(AF_BRIDGE, index, item.state, _NTF_SELF, 0, 10, _NDA_LLADDR, mac, 8, _NDA_DST, address)
     flags = _NTF_SELF | dict(item.options).get("flags", 0)  # type: ignore[operator]
     body = _NEIGHBOR.pack(AF_BRIDGE, index, item.state, flags, 0) + attribute(_NDA_LLADDR, _mac_bytes(item.mac))
     if item.destination:
-        body += attribute(_NDA_DST, _family_and_bytes(item.destination)[1])
+        body += attribute(_NDA_DST, address_bytes(item.destination)[1])
     return body + _encoded(item.options, _FDB_OPTIONS)
 
 
@@ -143,6 +169,23 @@ def encode_fdb_key(item: ForwardingEntry, index: int) -> bytes:
     if item.many:
         return encode_fdb(item, index)
     return _NEIGHBOR.pack(AF_BRIDGE, index, item.state, _NTF_SELF, 0) + attribute(_NDA_LLADDR, _mac_bytes(item.mac))
+
+
+def fdb_key(item: ForwardingEntry, index: int) -> bytes:
+    """What to ask for one forwarding entry."""
+    return _NEIGHBOR.pack(AF_BRIDGE, index, 0, _NTF_SELF, 0) + attribute(_NDA_LLADDR, _mac_bytes(item.mac))
+
+
+def neighbor_key(item: Neighbor, index: int) -> bytes:
+    """What to ask for one neighbor."""
+    family, address = address_bytes(item.address)
+    return _NEIGHBOR.pack(family, index, 0, 0, 0) + attribute(_NDA_DST, address)
+
+
+def route_key(item: Route) -> bytes:
+    """What to ask for the entry of the routing tables that a destination's first address matches."""
+    family, address = address_bytes(item.destination.partition("/")[0])
+    return _ROUTE.pack(family, 8 * len(address), 0, 0, 0, 0, 0, 0, _RTM_F_FIB_MATCH) + attribute(_RTA_DST, address)
 
 
 def route_request(family: int = socket.AF_INET) -> bytes:
@@ -157,13 +200,13 @@ def decode_route(message: bytes, names: Mapping[int, str]) -> Tuple[int, Route]:
     width = 16 if family == socket.AF_INET6 else 4
 
     def text(number: int) -> str:
-        return _text(family, found[number]) if number in found else ""
+        return address_text(family, found[number]) if number in found else ""
 
     def number_of(number: int, default: int = 0) -> int:
         return int(struct.unpack("=I", found[number])[0]) if number in found else default
 
     route = Route(
-        destination=f"{_text(family, found.get(_RTA_DST, bytes(width)))}/{prefix}",
+        destination=f"{address_text(family, found.get(_RTA_DST, bytes(width)))}/{prefix}",
         gateway=text(_RTA_GATEWAY),
         device=names.get(number_of(_RTA_OIF), ""),
         onlink=bool(flags & _RTNH_ONLINK),
@@ -182,8 +225,14 @@ def decode_route(message: bytes, names: Mapping[int, str]) -> Tuple[int, Route]:
 
 def encode_route(item: Route, index: int) -> bytes:
     """``index`` is that of the item's device, 0 for a route without one."""
+    if item.nexthop_id and item[4:] == _PLAIN_FIELDS and ":" not in item.destination:
+        host, _slash, prefix = item.destination.partition("/")
+        return _PLAIN_ROUTE.pack(
+            socket.AF_INET, int(prefix), TABLE_MAIN, PROTOCOL_BOOT, 0, TYPE_UNICAST, 0,
+            8, _RTA_DST, socket.inet_aton(host), 8, _RTA_NH_ID, item.nexthop_id,
+        )  # fmt: skip
     host, prefix = item.destination.split("/")
-    family, destination = _family_and_bytes(host)
+    family, destination = address_bytes(host)
     flags = _RTNH_ONLINK if item.onlink and not item.nexthop_id else 0
     table = item.table if item.table < 256 else 0
     body = _ROUTE.pack(family, int(prefix), 0, item.tos, table, item.protocol, item.scope, item.type, flags)
@@ -193,14 +242,14 @@ def encode_route(item: Route, index: int) -> bytes:
     if item.metric:
         body += attribute(_RTA_PRIORITY, struct.pack("=I", item.metric))
     if item.source:
-        body += attribute(_RTA_PREFSRC, _family_and_bytes(item.source)[1])
+        body += attribute(_RTA_PREFSRC, address_bytes(item.source)[1])
     return body + _next_hop(item, index) + _encoded(item.options, _ROUTE_OPTIONS)
 
 
 def _next_hop(item: Route, index: int) -> bytes:
     if item.nexthop_id:
         return attribute(_RTA_NH_ID, struct.pack("=I", item.nexthop_id))
-    body = attribute(_RTA_GATEWAY, _family_and_bytes(item.gateway)[1]) if item.gateway else b""
+    body = attribute(_RTA_GATEWAY, address_bytes(item.gateway)[1]) if item.gateway else b""
     return body + (attribute(_RTA_OIF, struct.pack("=I", index)) if index else b"")
 
 
@@ -219,12 +268,12 @@ def _encoded(options: Options, forms: _Forms) -> bytes:
     )
 
 
-def _text(family: int, address: bytes) -> str:
+def address_text(family: int, address: bytes) -> str:
     """The canonical form of the model. inet_ntop is faster, but writes some IPv6 addresses with a dotted quad."""
     return socket.inet_ntop(family, address) if family == socket.AF_INET else str(ipaddress.IPv6Address(address))
 
 
-def _family_and_bytes(address: str) -> Tuple[int, bytes]:
+def address_bytes(address: str) -> Tuple[int, bytes]:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return family, socket.inet_pton(family, address)
 

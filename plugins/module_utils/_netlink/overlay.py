@@ -4,94 +4,94 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Dict, FrozenSet, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from .._model.datapath import (
-    TABLE_MAIN,
-    DeviceAddress,
-    ForwardingEntry,
-    LinkUp,
-    Neighbor,
-    Route,
-    VxlanDevice,
-)
+from .._model.datapath import DeviceAddress, LinkUp, VxlanDevice
 from .._model.errors import ApplyError, ReadError
-from .._model.item import Item, Key, State, state_of
+from .._model.item import Item, Key, State
 from .._plan.operation import ADD, DELETE, Operation
-from .._plan.overlay import PROTOCOL_KERNEL
-from . import entries, links
-from .rtnetlink import ABSENT, APPEND, CREATE, REPLACE, RefusedError, Rtnetlink, interface_index
+from . import entries, links, lookup, nexthops, tables
+from .messages import BULK, MessageEncoder
+from .rtnetlink import ABSENT, CREATE, REPLACE, Message, RefusedError, Rtnetlink, interface_index
 
-KINDS = ("vxlan", "address", "link_up", "neighbor", "fdb", "route")
+KINDS = ("vxlan", "address", "link_up", "neighbor", "fdb", "nexthop", "route")
 
 
 class OverlayAdapter:
-    """Speaks for the given VXLAN devices with everything on them, and for the routes of the given keys on any device.
+    """Speaks for the given VXLAN devices with everything on them, and for the routes and nexthop objects of the given
+    keys on any device.
 
     Left out is what the kernel itself put there: connected and multicast routes, IPv6 link-local addresses, neighbors
     and forwarding entries that are not permanent. A link of one of these names that is no VXLAN device is left out too.
     ``with_accept_ra`` tells whether that sysctl of the devices is looked at.
     """
 
-    def __init__(self, devices: Iterable[str], routes: Iterable[Key], with_accept_ra: bool) -> None:
+    def __init__(self, devices: Iterable[str], keys: Iterable[Key], with_accept_ra: bool) -> None:
         self._devices = list(dict.fromkeys(devices))
-        self._routes: Set[Key] = set(routes)
+        self._keys: FrozenSet[Key] = frozenset(keys)
         self._with_accept_ra = with_accept_ra
         self._made: Dict[str, str] = {}
 
     def read(self) -> State:
+        state: State = {}
         try:
             with Rtnetlink() as netlink:
-                return state_of(self._items(netlink))
+                self._read_devices(netlink, state)
         except (RefusedError, OSError) as error:
             raise ReadError(f"the kernel's view of {', '.join(self._devices)}: {error}") from error
+        return state
+
+    def read_again(self, operations: Sequence[Operation]) -> Optional[Dict[Key, Optional[Item]]]:
+        """Asks for the objects one by one, unless one of them carries others."""
+        if any(operation.item.kind not in BULK for operation in operations):
+            return None
+        try:
+            with Rtnetlink() as netlink:
+                return lookup.find(netlink, [operation.item for operation in operations])
+        except (RefusedError, OSError):
+            # Linux before 5.0 cannot be asked for one neighbor.
+            return None
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
         with Rtnetlink() as netlink:
-            for operation in operations:
-                try:
-                    self._carry_out(netlink, operation)
-                except (RefusedError, OSError) as error:
-                    reason = str(error) if isinstance(error, RefusedError) else str(error.strerror or error)
-                    raise ApplyError(operation.item, f"cannot {operation.action}: {reason}") from error
-                yield operation
+            for bulk, run in itertools.groupby(operations, lambda operation: operation.item.kind in BULK):
+                if bulk:
+                    yield from _apply_many(netlink, run)
+                    continue
+                for operation in run:
+                    try:
+                        self._carry_out(netlink, operation)
+                    except (RefusedError, OSError) as error:
+                        raise _refusal(operation, error) from error
+                    yield operation
 
-    def _items(self, netlink: Rtnetlink) -> Iterator[Item]:
+    def _read_devices(self, netlink: Rtnetlink, state: State) -> None:
         indexes: Dict[int, str] = {}
         for name in self._devices:
             link = links.read_link(netlink, name)
             if link is not None and links.kind_of(link) == "vxlan":
                 indexes[link["index"]] = name
-                yield links.decode_vxlan(link, self._with_accept_ra)
-                yield from self._on_device(netlink, link["index"], name, bool(link["flags"] & links.IFF_UP))
-        if indexes or self._routes:
-            yield from self._read_routes(netlink, indexes)
+                device = links.decode_vxlan(link, self._with_accept_ra)
+                state[device.key] = device
+                self._read_device(netlink, link["index"], name, bool(link["flags"] & links.IFF_UP), state)
+        if indexes or self._keys:
+            names = dict(socket.if_nameindex())
+            devices = frozenset(indexes.values())
+            if nexthops.supported(netlink):
+                tables.read_nexthops(netlink, names, devices, self._keys, state)
+            tables.read_routes(netlink, socket.AF_INET, names, devices, self._keys, state)
 
-    def _on_device(self, netlink: Rtnetlink, index: int, name: str, up: bool) -> Iterator[Item]:
+    def _read_device(self, netlink: Rtnetlink, index: int, name: str, up: bool, state: State) -> None:
         for message in netlink.dump(entries.GET_ADDRESS, entries.address_request(index)):
             found_index, address = entries.decode_address(message, name)
             if found_index == index:
-                yield address
+                state[address.key] = address
         if up:
-            yield LinkUp(name)
-        found: List[Optional[Item]] = [
-            entries.decode_neighbor(message, index, name)
-            for message in netlink.dump(entries.GET_NEIGHBOR, entries.neighbor_request(index))
-        ]
-        found += [
-            entries.decode_fdb(message, index, name)
-            for message in netlink.dump(entries.GET_NEIGHBOR, entries.fdb_request(index))
-        ]
-        yield from (item for item in found if item is not None)
-
-    def _read_routes(self, netlink: Rtnetlink, indexes: Dict[int, str]) -> Iterator[Route]:
-        names = dict(socket.if_nameindex())
-        for message in netlink.dump(entries.GET_ROUTE, entries.route_request()):
-            index, route = entries.decode_route(message, names)
-            ours = index in indexes and route.protocol != PROTOCOL_KERNEL
-            if ours or (route.table == TABLE_MAIN and route.key in self._routes):
-                yield route
+            state[LinkUp(name).key] = LinkUp(name)
+        tables.read_neighbors(netlink, index, name, socket.AF_INET, state)
+        tables.read_fdb(netlink, index, name, state)
 
     def _carry_out(self, netlink: Rtnetlink, operation: Operation) -> None:
         item = operation.item
@@ -107,8 +107,9 @@ class OverlayAdapter:
             links.set_up(netlink, item.device, True)
             self._check_mac(netlink, item)
         else:
-            kind, flags, body = _PUT[item.kind](item)
-            netlink.change(kind, CREATE | flags, body)
+            assert isinstance(item, DeviceAddress)
+            body = entries.encode_address(item, interface_index(item.device))
+            netlink.change(entries.NEW_ADDRESS, CREATE | REPLACE, body)
 
     def _check_mac(self, netlink: Rtnetlink, item: LinkUp) -> None:
         """A udev rule may give a new device another address at any time until it is up; peers would not reach it."""
@@ -130,44 +131,49 @@ def _delete(netlink: Rtnetlink, item: Item) -> None:
         elif isinstance(item, LinkUp):
             links.set_up(netlink, item.device, False)
         else:
-            kind, body = _TAKE[item.kind](item)
-            netlink.change(kind, 0, body)
+            assert isinstance(item, DeviceAddress)
+            body = entries.encode_address(item, interface_index(item.device))
+            netlink.change(entries.DELETE_ADDRESS, 0, body)
     except (RefusedError, OSError) as error:
-        code = error.code if isinstance(error, RefusedError) else error.errno
-        if code not in ABSENT:
+        if not _absent(error):
             raise
 
 
-def _index(device: str) -> int:
-    return interface_index(device) if device else 0
+def _apply_many(netlink: Rtnetlink, operations: Iterable[Operation]) -> Iterator[Operation]:
+    """Neighbors, forwarding entries, nexthop objects and routes, unacknowledged; a refusal names its object."""
+    encoder = MessageEncoder()
+    sent: List[Operation] = []
+    messages: List[Message] = []
+    refusal: Optional[Tuple[Operation, Exception]] = None
+    for operation in operations:
+        try:
+            messages.append(encoder.message(operation))
+            sent.append(operation)
+        except (RefusedError, OSError) as error:
+            if operation.action != DELETE or not _absent(error):
+                refusal = (operation, error)
+                break
+            # What hung on a device that is gone went with it.
+            yield operation
+    position = 0
+    for answers in netlink.change_many(messages):
+        failed: Optional[Tuple[Operation, Exception]] = None
+        for operation, answer in zip(sent[position : position + len(answers)], answers):
+            if answer is None or (operation.action == DELETE and _absent(answer)):
+                yield operation
+            elif failed is None:
+                failed = (operation, answer)
+        position += len(answers)
+        if failed is not None:
+            raise _refusal(*failed) from failed[1]
+    if refusal is not None:
+        raise _refusal(*refusal) from refusal[1]
 
 
-def _put_address(item: DeviceAddress) -> Tuple[int, int, bytes]:
-    return entries.NEW_ADDRESS, REPLACE, entries.encode_address(item, _index(item.device))
+def _absent(error: Exception) -> bool:
+    return (error.code if isinstance(error, RefusedError) else getattr(error, "errno", None)) in ABSENT
 
 
-def _put_neighbor(item: Neighbor) -> Tuple[int, int, bytes]:
-    return entries.NEW_NEIGHBOR, REPLACE, entries.encode_neighbor(item, _index(item.device))
-
-
-def _put_fdb(item: ForwardingEntry) -> Tuple[int, int, bytes]:
-    """For the address of one device: replace, because the kernel takes an append and does nothing."""
-    return entries.NEW_NEIGHBOR, APPEND if item.many else REPLACE, entries.encode_fdb(item, _index(item.device))
-
-
-def _put_route(item: Route) -> Tuple[int, int, bytes]:
-    return entries.NEW_ROUTE, REPLACE, entries.encode_route(item, _index(item.device))
-
-
-_PUT: Dict[str, Callable[..., Tuple[int, int, bytes]]] = {
-    "address": _put_address,
-    "neighbor": _put_neighbor,
-    "fdb": _put_fdb,
-    "route": _put_route,
-}
-_TAKE: Dict[str, Callable[..., Tuple[int, bytes]]] = {
-    "address": lambda item: (entries.DELETE_ADDRESS, entries.encode_address(item, _index(item.device))),
-    "neighbor": lambda item: (entries.DELETE_NEIGHBOR, entries.encode_neighbor(item, _index(item.device))),
-    "fdb": lambda item: (entries.DELETE_NEIGHBOR, entries.encode_fdb_key(item, _index(item.device))),
-    "route": lambda item: (entries.DELETE_ROUTE, entries.encode_route(item, _index(item.device))),
-}
+def _refusal(operation: Operation, error: Exception) -> ApplyError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return ApplyError(operation.item, f"cannot {operation.action}: {reason}")

@@ -15,12 +15,14 @@ import os
 import socket
 import struct
 from types import TracebackType
-from typing import Iterator, List, Optional, Tuple, Type
+from typing import Iterator, List, Optional, Sequence, Tuple, Type
 
 from .._model.errors import FairleadError, ReadError
 
 HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
+_LENGTH = struct.Struct("=I")
+_PADDING = (b"", b"\0", b"\0\0", b"\0\0\0")
 # linux/netlink.h
 REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
 REPLACE, EXCLUSIVE, CREATE, APPEND = 0x100, 0x200, 0x400, 0x800
@@ -33,9 +35,15 @@ _TYPE_MASK = 0x3FFF
 # The kernel fills at most 32 KiB in one read of a dump.
 _RECEIVE_SIZE = 1 << 16
 _RECEIVE_BUFFER = 1 << 20
+# Bytes of one send of many messages. The answers to one, errors all, must fit into the receive buffer.
+_SEND_SIZE = 30_000
 _ANSWER_SECONDS = 30
 # A dump is interrupted when its table changes meanwhile; on a busy node that may happen again at once.
 _DUMP_ATTEMPTS = 10
+
+
+#: Kind, flags and body of a message.
+Message = Tuple[int, int, bytes]
 
 
 class RefusedError(FairleadError):
@@ -84,6 +92,52 @@ class Rtnetlink:
                 _raise_error(message, message_flags)
                 return
 
+    def change_many(self, messages: Sequence[Message]) -> Iterator[List[Optional[RefusedError]]]:
+        """Send messages in chunks; for each chunk what the kernel said to each message of it, None for yes.
+
+        Only the last message of a chunk asks for an acknowledgment. The kernel answers the others when it refuses them,
+        with their sequence number, and works on all of them in order: so that answer ends the chunk.
+        """
+        start = 0
+        while start < len(messages):
+            end = _chunk_end(messages, start)
+            yield self._change_chunk(messages[start:end])
+            start = end
+
+    def _change_chunk(self, messages: Sequence[Message]) -> List[Optional[RefusedError]]:
+        first = self._sequence + 1
+        self._sequence += len(messages)
+        last = self._sequence
+        pack, size = HEADER.pack, HEADER.size
+        parts: List[bytes] = []
+        for sequence, (kind, flags, body) in enumerate(messages, first):
+            wanted = REQUEST | ACK | flags if sequence == last else REQUEST | flags
+            parts += (pack(size + len(body), kind, wanted, sequence, 0), body, _PADDING[-len(body) & 3])
+        try:
+            self._socket.send(b"".join(parts))
+            return self._answers(first, last)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            # Answers were lost. Each message leads to the same state when it is sent twice.
+            return [self._change_one(message) for message in messages]
+
+    def _answers(self, first: int, last: int) -> List[Optional[RefusedError]]:
+        answers: List[Optional[RefusedError]] = [None] * (last - first + 1)
+        for sequence, kind, flags, message in self._messages():
+            if kind == _TYPE_ERROR and first <= sequence <= last:
+                answers[sequence - first] = _error_in(message, flags)
+                if sequence == last:
+                    break
+        return answers
+
+    def _change_one(self, message: Message) -> Optional[RefusedError]:
+        try:
+            self.change(*message)
+        except RefusedError as error:
+            return error
+        return None
+
     def get(self, kind: int, body: bytes) -> bytes:
         """Ask for one object; its message with the header. Raises RefusedError."""
         sequence = self._send(kind, REQUEST, body)
@@ -95,6 +149,11 @@ class Rtnetlink:
 
     def dump(self, kind: int, body: bytes) -> List[bytes]:
         """All objects of a kind as messages with header. Raises RefusedError, and ReadError for a restless table."""
+        chunks = self.dump_chunks(kind, body)
+        return [chunk[start : start + length] for chunk in chunks for start, length in _bounds(chunk)]
+
+    def dump_chunks(self, kind: int, body: bytes) -> List[bytes]:
+        """The same as they come from the kernel: many messages a chunk, the closing one left out."""
         for _attempt in range(_DUMP_ATTEMPTS):
             messages = self._dump_once(kind, body)
             if messages is not None:
@@ -106,15 +165,22 @@ class Rtnetlink:
     def _dump_once(self, kind: int, body: bytes) -> Optional[List[bytes]]:
         """None when the table changed while it was read."""
         sequence = self._send(kind, REQUEST | DUMP, body)
-        messages: List[bytes] = []
+        chunks: List[bytes] = []
         interrupted = False
-        for message_kind, flags, message in self._receive(sequence):
+        while True:
+            data = self._receive_data()
+            _length, _kind, flags, answered, _port = HEADER.unpack_from(data)
+            if answered != sequence:
+                continue
+            # The kernel looks for changes once for each chunk it fills, and marks the first message after one.
             interrupted = interrupted or bool(flags & _DUMP_INTERRUPTED)
-            if message_kind in (_TYPE_ERROR, _TYPE_DONE):
-                _raise_error(message, flags)
-                break
-            messages.append(message)
-        return None if interrupted else messages
+            last = _last_message(data)
+            _length, kind_of_last, flags, _sequence, _port = HEADER.unpack_from(data, last)
+            if kind_of_last in (_TYPE_ERROR, _TYPE_DONE):
+                _raise_error(data[last:], flags)
+                chunks.append(data[:last])
+                return None if interrupted or flags & _DUMP_INTERRUPTED else chunks
+            chunks.append(data)
 
     def _send(self, kind: int, flags: int, body: bytes) -> int:
         self._sequence += 1
@@ -123,17 +189,51 @@ class Rtnetlink:
 
     def _receive(self, sequence: int) -> Iterator[Tuple[int, int, bytes]]:
         """Kind, flags and bytes of each message that answers a request; answers to earlier requests are dropped."""
+        for answered, kind, flags, message in self._messages():
+            if answered == sequence:
+                yield kind, flags, message
+
+    def _messages(self) -> Iterator[Tuple[int, int, int, bytes]]:
+        """Sequence number, kind, flags and bytes of whatever comes in."""
         while True:
-            try:
-                data = self._socket.recv(_RECEIVE_SIZE)
-            except socket.timeout:
-                raise ReadError(f"the kernel gave no answer on netlink for {_ANSWER_SECONDS} seconds") from None
-            offset = 0
-            while offset + HEADER.size <= len(data):
-                length, kind, flags, answered, _port = HEADER.unpack_from(data, offset)
-                if answered == sequence:
-                    yield kind, flags, data[offset : offset + length]
-                offset += _aligned(length)
+            data = self._receive_data()
+            for start, length in _bounds(data):
+                _length, kind, flags, answered, _port = HEADER.unpack_from(data, start)
+                yield answered, kind, flags, data[start : start + length]
+
+    def _receive_data(self) -> bytes:
+        try:
+            return self._socket.recv(_RECEIVE_SIZE)
+        except socket.timeout:
+            raise ReadError(f"the kernel gave no answer on netlink for {_ANSWER_SECONDS} seconds") from None
+
+
+def _bounds(data: bytes) -> Iterator[Tuple[int, int]]:
+    """Where each message begins, and how long it is."""
+    start = 0
+    while start + HEADER.size <= len(data):
+        length = _LENGTH.unpack_from(data, start)[0]
+        yield start, length
+        start += _aligned(length)
+
+
+def _last_message(data: bytes) -> int:
+    """Where it begins. A dump's closing message may follow objects in one chunk."""
+    unpack, size = _LENGTH.unpack_from, len(data)
+    start = last = 0
+    while start < size:
+        last = start
+        start += (unpack(data, start)[0] + 3) & ~3
+    return last
+
+
+def _chunk_end(messages: Sequence[Message], start: int) -> int:
+    size = 0
+    for index in range(start, len(messages)):
+        size += HEADER.size + _aligned(len(messages[index][2]))
+        if size > _SEND_SIZE and index > start:
+            return index
+    return len(messages)
 
 
 def interface_index(name: str) -> int:
@@ -161,12 +261,17 @@ def attributes(data: bytes, offset: int) -> Iterator[Tuple[int, bytes]]:
 
 
 def _raise_error(message: bytes, flags: int) -> None:
-    """Raise what an error or done message tells; zero, and a done message without a code, mean success."""
+    error = _error_in(message, flags)
+    if error is not None:
+        raise error
+
+
+def _error_in(message: bytes, flags: int) -> Optional[RefusedError]:
+    """What an error or done message tells; zero, and a done message without a code, mean success."""
     if len(message) < HEADER.size + 4:
-        return
+        return None
     code = -struct.unpack_from("=i", message, HEADER.size)[0]
-    if code > 0:
-        raise RefusedError(code, _error_text(message, flags))
+    return RefusedError(code, _error_text(message, flags)) if code > 0 else None
 
 
 def _error_text(message: bytes, flags: int) -> str:

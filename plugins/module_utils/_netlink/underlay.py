@@ -19,7 +19,7 @@ def find_underlay(netlink: Rtnetlink, overlay: Overlay) -> Underlay:
     is: at boot it may yet come."""
     own = overlay.backend.device
     holders = {name: found for name, found in _addresses(netlink).items() if name != own}
-    address = str(overlay.node.address)
+    address = overlay.node.address
     names = [name for name, found in holders.items() if address in found]
     if not names:
         there = ", ".join(f"{one} ({name})" for name, found in holders.items() for one in found)

@@ -4,17 +4,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Dict, Iterable, List, Mapping, Optional
+from typing import Dict, Iterable, List, Mapping, NamedTuple, Optional
 
-from .._model.item import Item, Key, State
+from .._model.item import Item, Key, State, same
 
 ADD, REPLACE, DELETE = "add", "replace", "delete"
 _SIGNS = {ADD: "+", REPLACE: "~", DELETE: "-"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """One change. ``item`` is the object added, deleted, or as it shall be; ``previous`` what a replace replaces."""
 
     action: str
@@ -46,7 +44,7 @@ def difference(have: State, want: State, ranks: Optional[Mapping[str, int]] = No
     def order(item: Item) -> tuple[int, str, str]:
         return (rank.get(item.kind, 0), item.kind, str(item.key))
 
-    changed = [item for key, item in want.items() if have.get(key) != item]
+    changed = [item for key, item in want.items() if not same(have.get(key), item)]
     gone = [item for key, item in have.items() if key not in want]
     operations = [_put(item, have.get(item.key)) for item in sorted(changed, key=order)]
     return operations + [Operation(DELETE, item) for item in sorted(gone, key=order, reverse=True)]

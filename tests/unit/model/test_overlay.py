@@ -120,7 +120,7 @@ def test_overlay_refused_names_the_item(case: str) -> None:
 
 
 def wanted(data: dict[str, Any], mtu: int = 1500) -> list[str]:
-    return [str(item) for item in wanted_items(parse_overlay(data), Underlay("eth0", mtu), 0)]
+    return [str(item) for item in wanted_items(parse_overlay(data), Underlay("eth0", mtu), 0, False)]
 
 
 def test_overlay_asks_for_what_flannel_makes() -> None:
@@ -162,7 +162,7 @@ def test_overlay_mtu_above_the_interface_is_refused() -> None:
 
 def test_overlay_subnet_env_is_as_flannel_writes_it() -> None:
     data = document(lambda d: d.update(subnet_env={"path": "/run/flannel/subnet.env", "ipmasq": True}))
-    *_, file = wanted_items(parse_overlay(data), Underlay("eth0", 1500), 0)
+    *_, file = wanted_items(parse_overlay(data), Underlay("eth0", 1500), 0, False)
     assert file == File(
         "/run/flannel/subnet.env",
         "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n",

@@ -100,6 +100,7 @@ def test_forwarding_entry_is_sent_with_state_and_flag_of_flannel() -> None:
         type=st.integers(1, 11),
         tos=st.integers(0, 255),
         source=st.one_of(st.just(""), V4),
+        nexthop_id=st.just(0),
         options=options(metrics=st.just("0800020014050000"), realm=NUMBERS, preference=st.integers(0, 255)),
     )
 )

@@ -130,7 +130,7 @@ def overlays(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def situations(draw: st.DrawFn) -> tuple[State, Wanted]:
     overlay = parse_overlay(draw(overlays()))
-    want = state_of(wanted_items(overlay, Underlay("eth0", 1500), 0))
+    want = state_of(wanted_items(overlay, Underlay("eth0", 1500), 0, False))
     have: list[Item] = []
     for name in DEVICES:
         have += draw(st.one_of(st.just([]), on_device(name)))
@@ -170,7 +170,7 @@ def state_for(*peers: tuple[str, str, str], **device: Any) -> tuple[State, Wante
     """The settled state of a node with peers (subnet, MAC, address), and the same as wanted."""
     members = [{"name": f"p{mac[-1]}", "address": to, "subnet": subnet, "mac": mac} for subnet, mac, to in peers]
     own = {"name": "own", "address": NODES[0], "subnet": SUBNETS[0], "mac": MACS[0]}
-    items = wanted_items(parse_overlay({"node": own, "peers": members}), Underlay("eth0", 1500), 0)
+    items = wanted_items(parse_overlay({"node": own, "peers": members}), Underlay("eth0", 1500), 0, False)
     state = state_of(dataclasses.replace(item, **device) if isinstance(item, VxlanDevice) else item for item in items)
     return state, Wanted(state, NETWORK)
 
