@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 # What a lab was started with; `make clean-lab LAB=name` takes another one down.
 LAB ?= lab
 
-.PHONY: help setup demo test test-unit test-kernel test-lab test-upstream test-vagrant vagrant-box lint build clean-lab clean
+.PHONY: help setup demo test test-unit test-kernel test-lab test-upstream bench test-vagrant vagrant-box lint build clean-lab clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-lab: setup ## Run the tests that start lab nodes
 test-upstream: setup ## Run the tests against real flanneld and etcd, built with Go (not part of `make test`)
 	@$(BIN)/python -m tests.upstream.builds
 	@$(PYTEST) tests/upstream
+
+bench: setup ## Measure the datapath against the batch tools (as root)
+	@PYTHONPATH=.:collections $(BIN)/python -m tests.bench.datapath
 
 test-vagrant: setup ## Run the molecule scenario on Vagrant VMs (not part of `make test`)
 	@scripts/test-vagrant
