@@ -23,8 +23,9 @@ setup: ## Install what is missing: Debian packages, and .venv with pinned Python
 demo: setup ## Start a lab, build the cluster network on it, verify it, show the result
 	@$(BIN)/python scripts/demo
 
+# Files side by side, each in one process; the long ones first.
 test: setup ## Run all tests: lint, unit, kernel, lab, molecule
-	@$(PYTEST) tests/lint tests/unit tests/kernel tests/lab
+	@$(PYTEST) --numprocesses=auto --maxprocesses=4 --dist=loadfile tests/lab tests/kernel tests/unit tests/lint
 
 test-unit: setup ## Run the tests that need neither root nor a lab
 	@$(PYTEST) tests/unit
