@@ -12,7 +12,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from lab import cgroup, features, image, inventory, mirror, network, power, processes, serve, ssh, state, waiting
+from lab import cache, cgroup, features, image, inventory, mirror, network, power, processes, serve, ssh, state, waiting
 from lab.errors import LabError, need
 from lab.processes import Process
 from lab.state import Lab
@@ -43,6 +43,7 @@ def up(wanted: inventory.Wanted, directory: Path, kind: str | None, only: list[s
         ssh.write_config(lab, {node: power.make(lab, node, authorized) for node in lab.nodes})
         serve.serve(lab)
         _switch_on(lab, only or list(lab.nodes))
+    cache.prune(state.paths_in_use())
     return lab
 
 
@@ -104,6 +105,9 @@ def _again(known: Lab, wanted: inventory.Wanted, directory: Path, kind: str | No
     if gone:
         raise LabError(f"{gone[0]}, from which the nodes were made, is gone; {first}")
     features.choose(wanted.features, known.kind)
+    for path in (known.root, known.disk):
+        if path:
+            cache.touch(Path(path))
     packages = mirror.package_mirror(Path(known.root), wanted.packages)
     return replace(known, nodes=wanted.nodes, memory=wanted.memory, mirror=str(packages))
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from lab.errors import LabError
 
 REPO = Path(__file__).resolve().parent.parent
 LABS = REPO / "build" / "lab"
+RUN = Path("/run")
 CACHE = Path(os.environ.get("FAIRLEAD_CACHE", "/var/cache/fairlead"))
 
 #: Long enough for people; short enough for a Unix socket's path (108 bytes) under /run.
@@ -83,13 +84,25 @@ def netns_name(name: str) -> str:
 
 def run_dir(name: str) -> Path:
     """Sockets (their paths must be short) and the mark of which checkout owns the name."""
-    return Path("/run") / netns_name(name)
+    return RUN / netns_name(name)
 
 
 def load(name: str) -> Lab | None:
     """The recorded lab of this name, or None."""
     record = read_json(lab_dir(name) / "lab.json")
     return Lab(**record) if record else None
+
+
+def paths_in_use() -> set[Path]:
+    """What the labs of this machine are made from: those of this checkout, and those of others that are up."""
+    owners = []
+    for owner in RUN.glob("fl-*/owner"):
+        # Another lab may be going down just now.
+        with suppress(FileNotFoundError):
+            owners.append(Path(owner.read_text()))
+    records = [read_json(directory / "lab.json") for directory in {*owners, *LABS.glob("*")}]
+    parts = [record.get(part) for record in records if record for part in ("root", "disk", "mirror")]
+    return {Path(part) for part in parts if part}
 
 
 def write_json(path: Path, value: Any) -> None:

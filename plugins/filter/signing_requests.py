@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping
 from ansible.errors import AnsibleFilterError
 
 DECLARED = ("authority", "common_name", "dns_names", "addresses", "usages")
+ANSWERED = ("csr", "reason", "need", "known_authority")
 
 
 def signing_requests(
@@ -27,8 +28,7 @@ def _request(request: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any
         "host": str(host),
         "name": name,
         **{key: declared[name][key] for key in DECLARED if key in declared[name]},
-        "csr": request["csr"],
-        "known_authority": request["known_authority"],
+        **{key: request[key] for key in ANSWERED},
     }
 
 

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List
 from ._engine import Outcome
 from ._model.errors import FairleadError
 from ._model.item import State
+from ._plan.operation import ADD, DELETE, REPLACE
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
+
+# Of each kind on each side of a diff: what a person still reads.
+DIFF_LINES = 50
 
 
 def run(module: AnsibleModule, body: Callable[[AnsibleModule], Dict[str, Any]]) -> None:
@@ -35,8 +39,8 @@ def result_of(module: AnsibleModule, outcome: Outcome, header: str) -> Dict[str,
         result["diff"] = {
             "before_header": header,
             "after_header": header,
-            "before": _lines(outcome.before),
-            "after": _lines(outcome.after),
+            "before": _lines(outcome, added=False),
+            "after": _lines(outcome, added=True),
         }
     return result
 
@@ -46,5 +50,16 @@ def items_of(state: State) -> List[Dict[str, Any]]:
     return [state[key].to_dict() for key in sorted(state, key=str)]
 
 
-def _lines(state: State) -> str:
-    return "".join(f"{line}\n" for line in sorted(str(item) for item in state.values()))
+def _lines(outcome: Outcome, added: bool) -> str:
+    """One side of the diff: a line for each object that goes or comes, grouped by kind, bounded for thousands."""
+    kinds: Dict[str, List[str]] = {}
+    for action, item, previous in outcome.operations:
+        shown = item if action != REPLACE or added else previous
+        if shown is not None and action != (DELETE if added else ADD):
+            kinds.setdefault(item.kind, []).append(str(shown))
+    return "".join(f"{line}\n" for kind in sorted(kinds) for line in _bounded(kind, sorted(kinds[kind])))
+
+
+def _bounded(kind: str, lines: List[str]) -> List[str]:
+    more = len(lines) - DIFF_LINES
+    return lines if more <= 0 else [*lines[:DIFF_LINES], f"... and {more} more of kind {kind}"]

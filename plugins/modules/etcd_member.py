@@ -15,7 +15,9 @@ description:
     written, and asks the cluster about its members through the JSON gateway, version 3.4 or newer.
   - A member starts on an empty data directory only when it has never existed. When it has, by what this node remembers
     or by what the other members say, the start is refused, because it would found a second cluster or bring a member
-    without its log into the old one. Data of an etcd that was not started from here is not taken over.
+    without its log into the old one. It is refused too when somebody answers in the others' place who cannot be
+    understood, as with a certificate of another authority. Data of an etcd that was not started from here is not
+    taken over.
   - A running member is stopped for a restart only while the cluster can spare it.
 extends_documentation_fragment: fairlead.cluster.attributes
 attributes:
@@ -31,7 +33,9 @@ options:
       - V(restarted) restarts a member that runs with an older configuration than the one in its file, when the cluster
         can spare it, and waits until it and all members that were healthy before are healthy. Otherwise does nothing.
       - V(healthy) waits until the member on this node is healthy and the members are those in O(members).
-      - V(absent) stops and disables the service and forgets the member. Files and data stay.
+      - V(absent) stops and disables the service, removes its data and forgets the member, in this order, so that an
+        interrupted run is finished by the next one. Data and service of an etcd that is not ours stay. Files of the
+        installation are module M(fairlead.cluster.etcd_installation)'s.
       - V(gathered) only reads, on any host.
     type: str
     choices: [started, restarted, healthy, absent, gathered]
@@ -93,6 +97,7 @@ options:
     type: int
     default: 120
 seealso:
+  - module: fairlead.cluster.etcd_installation
   - module: fairlead.cluster.overlay_lease
 """
 
@@ -132,9 +137,14 @@ leader:
   returned: when O(state) is V(healthy) or V(gathered)
   type: str
 data_dir:
-  description: Directory that holds data of the member that was there; null for none.
+  description: Directory in which there was data of the member, which is removed; null for none.
   returned: when O(state=absent)
   type: str
+left:
+  description: What is there and was left, because it is of an etcd that is not ours, namely unit and data.
+  returned: when O(state=absent)
+  type: list
+  elements: str
 stale:
   description: Whether the member runs with an older configuration, so that it needs O(state=restarted).
   returned: when O(state=started)
@@ -202,8 +212,8 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
     if state == "restarted":
         return result_of(module, member.restart(params, check, runner), HEADER)
     if state == "absent":
-        outcome, data_dir = member.remove(params, check, runner)
-        return {**result_of(module, outcome, HEADER), "data_dir": data_dir}
+        removed = member.remove(params, check, runner)
+        return {**result_of(module, removed.outcome, HEADER), "data_dir": removed.data_dir, "left": removed.left}
     outcome, members = member.healthy(params, check, runner)
     return {**result_of(module, outcome, HEADER), **_shown(members)}
 

@@ -14,6 +14,8 @@ description:
   - Writes and removes small text files, any number in one task.
   - Files are written by rename, so that a reader sees the old or the new one. When one of them fails, those written
     before are put back.
+  - Services that have to be told of changed files are told in the same task. When a run is cut off between the two, the
+    next one tells them and is V(changed) for that alone.
 extends_documentation_fragment: fairlead.cluster.attributes
 options:
   files:
@@ -46,6 +48,16 @@ options:
         description: Whether this file shall be there. Default is the module's O(state).
         type: str
         choices: [present, absent]
+      reload:
+        description:
+          - Services that read this file, reloaded when it changes. V(systemd) reads its units anew; V(udev),
+            V(networkd) and V(network_manager) are reloaded, or restarted where they know no reload, and only if they
+            run.
+          - Does nothing on a machine that systemd does not run.
+        type: list
+        elements: str
+        choices: [systemd, udev, networkd, network_manager]
+        default: []
   state:
     description: Whether files without a O(files[].state) of their own shall be there.
     type: str
@@ -72,6 +84,7 @@ EXAMPLES = r"""
           Name=flannel*
           [Link]
           Unmanaged=yes
+        reload: [networkd]
       - path: /etc/cni/net.d/99-loopback.conf
         state: absent
 """
@@ -83,7 +96,9 @@ changed_paths:
   type: list
   elements: str
 before:
-  description: The files as found, with size in bytes and SHA-256 in place of the content.
+  description:
+    - The files as found, with size in bytes and SHA-256 in place of the content. Also reloads that an earlier run noted
+      and did not come to do.
   returned: success
   type: list
   elements: dict
@@ -95,7 +110,7 @@ after:
   type: list
   elements: dict
 operations:
-  description: One line for each file written or removed.
+  description: One line for each file written or removed, and for each reload when it is noted and when it is done.
   returned: success
   type: list
   elements: str
@@ -108,6 +123,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._ansible import items_of, run
 from ..module_utils._desired.managed_files import changed_paths, converge
 from ..module_utils._model.files import File
+from ..module_utils._model.reload import SERVICES, DueReload
 from ..module_utils._system.runner import module_runner
 
 if TYPE_CHECKING:
@@ -122,6 +138,7 @@ FILE_SPEC = {
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "root"},
     "state": {"type": "str", "choices": STATES},
+    "reload": {"type": "list", "elements": "str", "choices": list(SERVICES), "default": []},
 }
 ARGUMENT_SPEC = {
     "files": {"type": "list", "elements": "dict", "required": True, "options": FILE_SPEC},
@@ -159,7 +176,8 @@ def _diffs(outcome: Outcome, show_content: bool) -> List[Dict[str, str]]:
                 "after": text(after),
             }
         )
-    return diffs
+    left = [item for item in outcome.before.values() if isinstance(item, DueReload)]
+    return diffs + [{"before_header": str(item), "before": _line(item), "after": ""} for item in left]
 
 
 def _header(path: str, file: Optional[Item]) -> str:

@@ -15,8 +15,9 @@ description:
     requests, of any number of hosts, in one call.
   - What is certified is what the request declares. Of the CSR only the key is used, and the CSR has to be signed by
     that key. A node therefore cannot ask for a name or a usage that was not declared for it.
-  - An authority is never made anew where it was in use. When its key is gone, or a host that sends a request trusts
-    another authority of that name, the module refuses and says what to do.
+  - A second authority is never made without a word. When a key or certificate is missing here while some host trusts
+    an authority of that name, or hosts could not be asked whether they do, the module refuses and says what to do. It
+    also refuses to sign with another authority than the one that the hosts trust.
 extends_documentation_fragment: fairlead.cluster.attributes
 requirements:
   - cryptography >= 38 (python3-cryptography)
@@ -75,6 +76,47 @@ options:
       known_authority:
         description: SHA-256 of the authority's certificate that the host has so far.
         type: str
+      reason:
+        description: Why it is asked for, as M(fairlead.cluster.pki_certificate) returned it. Not looked at.
+        type: str
+      need:
+        description:
+          - V(now) when the host has no certificate to work with, V(soon) when the one it has ends soon.
+          - V(replacement) is signed only where O(requests[].known_authority) is another authority than the one here.
+        type: str
+        choices: [now, soon, replacement]
+        default: now
+  trusted:
+    description:
+      - Authorities that hosts of the cluster trust already, as M(fairlead.cluster.pki_certificate) returns them, each
+        with its host.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      host:
+        description: The host.
+        type: str
+        required: true
+      name:
+        description: Name of the authority.
+        type: str
+        required: true
+      fingerprint:
+        description: SHA-256 of its certificate there.
+        type: str
+        required: true
+  unasked:
+    description: Hosts of which it is not known what they trust. While there are any, no authority is made.
+    type: list
+    elements: str
+    default: []
+  new_authorities:
+    description:
+      - Make missing authorities even when others are trusted already or hosts could not be asked, and sign for hosts
+        that trust others. Authorities that are here stay.
+    type: bool
+    default: false
   directory:
     description: Directory of the authorities' keys and certificates, F(<name>.key) and F(<name>.crt).
     type: path
@@ -160,11 +202,21 @@ REQUEST_SPEC = {
     "usages": {"type": "list", "elements": "str", "choices": ["server", "client"], "default": ["client"]},
     "csr": {"type": "str", "required": True},
     "known_authority": {"type": "str"},
+    "reason": {"type": "str"},
+    "need": {"type": "str", "choices": ["now", "soon", "replacement"], "default": "now"},
+}
+TRUST_SPEC = {
+    "host": {"type": "str", "required": True},
+    "name": {"type": "str", "required": True},
+    "fingerprint": {"type": "str", "required": True},
 }
 ARGUMENT_SPEC = {
     "authorities": {"type": "list", "elements": "str", "required": True},
     "cluster_name": {"type": "str", "required": True},
     "requests": {"type": "list", "elements": "dict", "default": [], "options": REQUEST_SPEC},
+    "trusted": {"type": "list", "elements": "dict", "default": [], "options": TRUST_SPEC},
+    "unasked": {"type": "list", "elements": "str", "default": []},
+    "new_authorities": {"type": "bool", "default": False},
     "directory": {"type": "path", "default": "/etc/fairlead/pki/ca"},
     "days": {"type": "int", "default": 365},
     "authority_days": {"type": "int", "default": 3650},

@@ -107,6 +107,12 @@ options:
         signed for.
     type: int
     default: 30
+  new_authorities:
+    description:
+      - Return a request for every certificate. What is not due is signed only where the authority has been replaced by
+        a new one.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -138,12 +144,26 @@ requests:
     name: {description: Name of the certificate., type: str}
     csr: {description: The signing request in PEM., type: str}
     reason: {description: Why it is due., type: str}
+    need:
+      description:
+        - V(now) when there is no valid certificate as declared; V(soon) when there is one, but it ends soon;
+          V(replacement) when it is only asked for because of O(new_authorities).
+      type: str
     known_authority: {description: SHA-256 of the authority's certificate on this node; null for none., type: str}
   sample:
     - name: etcd-client
       csr: "-----BEGIN CERTIFICATE REQUEST-----..."
       reason: there is no certificate
+      need: now
       known_authority: null
+trusted:
+  description: Authorities whose certificates are on this node.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name: {description: Name of the authority., type: str}
+    fingerprint: {description: SHA-256 of its certificate., type: str}
 before:
   description: Key and certificate files as found, without secrets.
   returned: success
@@ -192,6 +212,7 @@ ARGUMENT_SPEC = {
     "signed": {"type": "list", "elements": "dict", "default": [], "options": SIGNED_SPEC},
     "directory": {"type": "path", "default": "/etc/fairlead/pki"},
     "renew_before_days": {"type": "int", "default": 30},
+    "new_authorities": {"type": "bool", "default": False},
 }
 
 
@@ -199,7 +220,11 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
     certified = certificates.converge(module.params, module.check_mode)
     for warning in certified.warnings:
         module.warn(warning)
-    return {**result_of(module, certified.outcome, "keys and certificates"), "requests": certified.requests}
+    return {
+        **result_of(module, certified.outcome, "keys and certificates"),
+        "requests": certified.requests,
+        "trusted": certified.trusted,
+    }
 
 
 def main() -> None:

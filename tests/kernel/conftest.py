@@ -83,6 +83,7 @@ def run_module(state_dir: Path, root_dir: Path, tmp_path: Path) -> RunModule:
             **os.environ,
             "PYTHONPATH": str(root_dir / "collections"),
             "FAIRLEAD_STATE_DIR": str(state_dir / netns.name if netns else state_dir),
+            "FAIRLEAD_RUN_DIR": str(tmp_path / "run"),
         }
         done = run_process(
             netns.command(command) if netns else command,

@@ -22,9 +22,9 @@ _COUNTER = itertools.count(1)
 class Namespace:
     """A fresh network namespace with ``lo`` up. ``remove`` also ends the processes that were left in it."""
 
-    def __init__(self, label: str = "") -> None:
+    def __init__(self, label: str = "", prefix: str = PREFIX) -> None:
         suffix = f"-{label}" if label else ""
-        self.name = f"{PREFIX}{os.getpid()}-{next(_COUNTER)}{suffix}"
+        self.name = f"{prefix}{os.getpid()}-{next(_COUNTER)}{suffix}"
         _checked(["ip", "netns", "add", self.name])
         self.run("ip link set lo up")
 
@@ -61,11 +61,12 @@ class Namespace:
 class Namespaces:
     """The factory behind fixture ``netns``: call it for one more namespace; ``remove`` takes all of them down."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = PREFIX) -> None:
+        self.prefix = prefix
         self.made: list[Namespace] = []
 
     def __call__(self, label: str = "") -> Namespace:
-        namespace = Namespace(label)
+        namespace = Namespace(label, self.prefix)
         self.made.append(namespace)
         return namespace
 
@@ -80,10 +81,10 @@ class Namespaces:
             self.made.pop().remove()
 
 
-def remove_abandoned() -> None:
+def remove_abandoned(prefix: str = PREFIX) -> None:
     """Remove namespaces of test runs that were killed: the process whose id is in the name is gone."""
-    for path in NETNS_DIR.glob(f"{PREFIX}*"):
-        owner = path.name[len(PREFIX) :].split("-")[0]
+    for path in NETNS_DIR.glob(f"{prefix}*"):
+        owner = path.name[len(prefix) :].split("-")[0]
         if owner.isdigit() and not Path("/proc", owner).exists():
             _run(["ip", "netns", "delete", path.name])
 

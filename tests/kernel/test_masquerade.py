@@ -188,6 +188,7 @@ def test_document_is_remembered_and_forgotten(run_module: RunModule, netns: Name
     run_module("masquerade", BASE, netns=node)
     document = json.loads(path.read_text())
     assert {key: document[key] for key in ("network", "subnet", "backend")} == {**BASE, "backend": "auto"}
+    assert document.pop("remembered") == "nftables"
     assert not run_module("masquerade", document, netns=node)["changed"]
     run_module("masquerade", {"state": "absent"}, netns=node)
     assert not path.exists()

@@ -70,6 +70,26 @@ def test_many_peers_come_change_and_go(netns: Namespaces, run_module: RunModule)
     assert snapshot(node) == before
 
 
+def test_diff_of_many_peers_is_grouped_and_bounded(netns: Namespaces, run_module: RunModule) -> None:
+    node = lone_node(netns)
+    diff = run_module(MODULE, many(MANY), netns=node, check=True, diff=True)["diff"]
+    lines = diff["after"].splitlines()
+    assert diff["before"] == "" and len(lines) < 250
+    assert "... and 1450 more of kind route" in lines
+    kinds = [line.split()[0] for line in lines if not line.startswith("...")]
+    assert kinds == sorted(kinds) and kinds.count("neighbor") == 50
+    run_module(MODULE, many(MANY), netns=node)
+    changed = many(MANY)
+    changed["peers"][0]["address"] = "172.31.255.254"
+    diff = run_module(MODULE, changed, netns=node, check=True, diff=True)["diff"]
+    assert [line for line in diff["before"].splitlines() if line.startswith("fdb")] == [
+        "fdb 02:00:00:00:00:01 dst 172.16.0.1 dev flannel.1 self"
+    ]
+    assert [line for line in diff["after"].splitlines() if line.startswith("fdb")] == [
+        "fdb 02:00:00:00:00:01 dst 172.31.255.254 dev flannel.1 self"
+    ]
+
+
 @pytest.mark.parametrize("first", [False, True], ids=["to objects and back", "from objects and back"])
 def test_routes_are_converted_without_losing_a_packet(netns: Namespaces, run_module: RunModule, first: bool) -> None:
     nodes = joined_nodes(netns, 2)

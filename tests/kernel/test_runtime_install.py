@@ -203,7 +203,7 @@ def ansible_environment(directory: Path) -> dict[str, str]:
     config = directory / "ansible.cfg"
     config.write_text(f"[defaults]\nlocal_tmp={directory / 'local'}\nnocolor=true\n[galaxy]\nserver_list=\n")
     own = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")}
-    return {**own, "ANSIBLE_CONFIG": str(config)}
+    return {**own, "ANSIBLE_CONFIG": str(config), "FAIRLEAD_RUN_DIR": str(directory / "run")}
 
 
 class Playbook:

@@ -39,7 +39,7 @@ class Run:
 
 
 class Cluster:
-    """A lab for ``purpose`` made from ``inventory``; as a context manager it is taken down whatever happens."""
+    """A lab made from ``inventory``; as a context manager it is taken down whatever happens."""
 
     def __init__(
         self, purpose: str, directory: Path, inventory: str = "inventories/lab", kind: str | None = None

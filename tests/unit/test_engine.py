@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._engine import Combined, Outcome, converge, together
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import ApplyError, UndoError, VerifyError
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.item import Item, Record, State, state_of
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.item import BaseItem, Item, State, state_of
 from ansible_collections.fairlead.cluster.plugins.module_utils._plan.operation import Operation, difference, outcome_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Lamp(Record):
+class Lamp(BaseItem):
     kind: ClassVar[str] = "lamp"
     name: str
     watts: int = 5

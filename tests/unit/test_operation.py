@@ -11,7 +11,7 @@ from typing import ClassVar
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.item import Record, State, state_of
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.item import BaseItem, State, state_of
 from ansible_collections.fairlead.cluster.plugins.module_utils._plan.operation import (
     ADD,
     DELETE,
@@ -23,7 +23,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._plan.operation i
 
 
 @dataclasses.dataclass(frozen=True)
-class Thing(Record):
+class Thing(BaseItem):
     kind: ClassVar[str] = "thing"
     name: str
     value: int

@@ -7,18 +7,22 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from .._engine import Combined, Outcome
 from .._engine import converge as engine_converge
 from .._model.errors import SpecError
 from .._model.files import File
+from .._model.item import Item, State
 from .._model.parse import Section
+from .._model.reload import SYSTEMD, DueReload
 from .._model.runtime import VERSION, Link, RuntimeTree
-from .._plan.operation import DELETE
+from .._plan.operation import DELETE, Operation
+from .._plan.reload import with_reloads
 from .._plan.runtime import CURRENT, PREVIOUS, WantedRuntime, plan_runtime
 from .._system.files import FileAdapter
 from .._system.links import LinkAdapter
+from .._system.reload import SYSTEMD_RUNS, ReloadAdapter
 from .._system.runner import Runner
 from .._system.runtime_tree import TreeAdapter
 from . import store
@@ -26,7 +30,6 @@ from . import store
 COMMAND = "bin/fairlead"
 _UNIT = re.compile(r"fairlead[A-Za-z0-9@_.-]*\.(service|timer|path|socket|target)")
 _WANTED_BY = re.compile(r"^WantedBy=(\S+)$", re.MULTILINE)
-_SYSTEMD_RUNS = "/run/systemd/system"
 _STATE_DIRECTORIES = ("/var/lib/fairlead/found", "/var/lib/fairlead")
 
 
@@ -40,14 +43,25 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
     want, files, links = _parse(section)
     trees = TreeAdapter(want.directory, want.tree, section.text("archive", None))
     section.finish()
-    adapter = Combined({RuntimeTree.kind: trees, File.kind: files, Link.kind: links})
-    outcome = engine_converge(adapter, lambda have: plan_runtime(have, want), check)
+    reloads = ReloadAdapter([SYSTEMD], runner)
+    adapter = Combined({RuntimeTree.kind: trees, File.kind: files, Link.kind: links, DueReload.kind: reloads})
+
+    def plan(have: State) -> List[Operation]:
+        found = {key: item for key, item in have.items() if not isinstance(item, DueReload)}
+        return with_reloads(have, plan_runtime(found, want), _services_of)
+
+    if not check:
+        _stop_units_that_go(plan(adapter.read()), runner)
+    outcome = engine_converge(adapter, plan, check)
     if not check:
         trees.finish()
         if want.tree is None:
             _remove_empty_directories(want.directory)
-        _tell_systemd(outcome, runner)
     return outcome
+
+
+def _services_of(item: Item) -> List[str]:
+    return [SYSTEMD] if isinstance(item, File) else []
 
 
 def needs_archive(outcome: Outcome) -> bool:
@@ -92,14 +106,11 @@ def _units(section: Section, removing: bool) -> Tuple[List[File], List[Link]]:
     return files, links
 
 
-def _tell_systemd(outcome: Outcome, runner: Runner) -> None:
-    """Units that are gone are stopped as well. Failures are of no consequence: at boot systemd reads all units anew."""
-    units = [operation for operation in outcome.operations if isinstance(operation.item, File)]
-    if units and os.path.isdir(_SYSTEMD_RUNS):
-        gone = [str(operation.item.key[1]) for operation in units if operation.action == DELETE]
-        if gone:
-            runner(["systemctl", "stop", *map(os.path.basename, gone)])
-        runner(["systemctl", "daemon-reload"])
+def _stop_units_that_go(operations: Sequence[Operation], runner: Runner) -> None:
+    """While systemd still knows them. That one does not run is no failure."""
+    units = [op.item.path for op in operations if op.action == DELETE and isinstance(op.item, File)]
+    if units and os.path.isdir(SYSTEMD_RUNS):
+        runner(["systemctl", "stop", *map(os.path.basename, units)])
 
 
 def _remove_empty_directories(directory: str) -> None:

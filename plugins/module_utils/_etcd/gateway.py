@@ -9,12 +9,13 @@ passed over for the next; an answer that refuses the request is final.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import http.client
 import json
 import socket
 import ssl
 import urllib.parse
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .._model.errors import FairleadError, PrerequisiteError, ReadError
 from .._model.etcd import Access
@@ -22,10 +23,23 @@ from .._model.etcd import Access
 # Codes of google.rpc.Code with which a member says that another one may do better: deadline exceeded, unavailable.
 _TRY_ANOTHER = (4, 14)
 NOT_FOUND = 5
+# Calls that change something.
+_WRITES = ("/v3/kv/txn", "/v3/kv/put", "/v3/kv/deleterange", "/v3/lease/grant", "/v3/lease/revoke")
 
 
 class UnreachableError(ReadError):
-    """No endpoint answered."""
+    """No endpoint answered.
+
+    ``strangers`` are endpoints at which somebody is, whom TLS keeps apart from us: ``URL: reason`` each.
+    """
+
+    def __init__(self, message: str, strangers: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.strangers = tuple(strangers)
+
+
+class UndeterminedError(UnreachableError):
+    """A write was sent, and nobody said what became of it: it may have happened, or may yet happen."""
 
 
 class RefusedError(FairleadError):
@@ -40,6 +54,23 @@ class _PassOverError(Exception):
     """This endpoint cannot serve the request now."""
 
 
+@dataclasses.dataclass
+class _Attempts:
+    """What one call has gone through: why endpoints were passed over, and whether one of them may have acted on it."""
+
+    failures: List[str] = dataclasses.field(default_factory=list)
+    strangers: List[str] = dataclasses.field(default_factory=list)
+    lost: bool = False
+
+    def note(self, endpoint: str, error: Exception, shaken: bool) -> None:
+        """``shaken``: whether the two sides had shaken hands by TLS."""
+        failure = f"{endpoint}: {_reason(error)}"
+        self.failures.append(failure)
+        # A server that does not accept our certificate says so too late for some to hear more than the end.
+        if _is_stranger(error) or (shaken and isinstance(error, (ConnectionError, ssl.SSLEOFError))):
+            self.strangers.append(failure)
+
+
 class Gateway:
     """Speaks to the first of the endpoints that answers. Not for use from several threads at once."""
 
@@ -52,7 +83,8 @@ class Gateway:
     def post(self, path: str, body: Mapping[str, Any]) -> Dict[str, Any]:
         """Answer of a call like ``kv/range``. Raises UnreachableError, or RefusedError with etcd's reason.
 
-        A call may reach etcd twice when the first answer was lost: make writes conditional.
+        A call may reach etcd twice when the first answer was lost: make writes conditional. UndeterminedError when a
+        write was lost so and no answer to a later attempt tells what became of it; a refusal does not.
         """
         return self._request("POST", f"/v3/{path}", json.dumps(body))
 
@@ -65,27 +97,48 @@ class Gateway:
             self._connection = None
 
     def _request(self, method: str, path: str, body: Optional[str]) -> Dict[str, Any]:
-        failures: List[str] = []
+        attempts = _Attempts()
         for endpoint in list(self._order):
             try:
-                return self._ask(endpoint, method, path, body)
+                return self._ask(endpoint, method, path, body, attempts)
+            except RefusedError as error:
+                # Final, unless the same write may have happened before.
+                if not attempts.lost or path not in _WRITES:
+                    raise
+                raise UndeterminedError(f"{error}, after a first answer was lost ({_joined(attempts)})") from error
             except (OSError, http.client.HTTPException, ValueError, _PassOverError) as error:
-                failures.append(f"{endpoint}: {_reason(error)}")
+                attempts.note(endpoint, error, self._connection is not None and endpoint.startswith("https"))
                 self.close()
                 # The next call begins with an endpoint that has not just failed.
                 self._order.append(self._order.pop(0))
-        raise UnreachableError(f"no etcd endpoint answers: {'; '.join(failures)}")
+        message = f"no etcd endpoint answers: {_joined(attempts)}"
+        if attempts.lost and path in _WRITES:
+            raise UndeterminedError(f"{message}; whether the write happened is not known", attempts.strangers)
+        raise UnreachableError(message, attempts.strangers)
 
-    def _ask(self, endpoint: str, method: str, path: str, body: Optional[str]) -> Dict[str, Any]:
-        if self._connection is None:
-            self._connection = self._connect(endpoint)
+    def _ask(self, endpoint: str, method: str, path: str, body: Optional[str], attempts: _Attempts) -> Dict[str, Any]:
         try:
-            return _exchange(self._connection, method, path, body)
+            return self._exchange(endpoint, method, path, body, attempts)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             # An idle connection that etcd has closed meanwhile says nothing about the endpoint: once more, freshly.
             self.close()
-            self._connection = self._connect(endpoint)
+            return self._exchange(endpoint, method, path, body, attempts)
+
+    def _exchange(
+        self, endpoint: str, method: str, path: str, body: Optional[str], attempts: _Attempts
+    ) -> Dict[str, Any]:
+        if self._connection is None:
+            connection = self._connect(endpoint)
+            # What fails until here, such as TLS, has sent nothing.
+            connection.connect()
+            self._connection = connection
+        try:
             return _exchange(self._connection, method, path, body)
+        except RefusedError:
+            raise
+        except BaseException:
+            attempts.lost = True
+            raise
 
     def _connect(self, endpoint: str) -> http.client.HTTPConnection:
         url = urllib.parse.urlsplit(endpoint)
@@ -120,6 +173,17 @@ def _error_of(text: str, status: int, reason: str) -> Tuple[int, str]:
         return int(data.get("code", 14 if status >= 500 else 2)), str(data.get("message") or text.strip())
     except (ValueError, AttributeError, TypeError):
         return (14 if status >= 500 else 2), f"HTTP {status} {reason}"
+
+
+def _joined(attempts: _Attempts) -> str:
+    return "; ".join(attempts.failures) or "the connection was closed"
+
+
+def _is_stranger(error: Exception) -> bool:
+    """Whether somebody is there and is not whom we trust, or does not trust us; an end in mid-air says nothing."""
+    return isinstance(error, ssl.SSLError) and not isinstance(
+        error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError, ssl.SSLWantReadError)
+    )
 
 
 def _reason(error: Exception) -> str:

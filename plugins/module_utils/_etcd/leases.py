@@ -19,7 +19,7 @@ from .._model.item import Item, State, state_of
 from .._model.lease import ENDING, LEASED, PERMANENT, FlannelConfig, Lease
 from .._model.lease_codec import config_key, decode_config, decode_lease, encode_config, encode_lease, lease_key
 from .._plan.operation import DELETE, Operation, outcome_of
-from .gateway import NOT_FOUND, Gateway, RefusedError, UnreachableError, decoded, encoded
+from .gateway import NOT_FOUND, Gateway, RefusedError, UndeterminedError, UnreachableError, decoded, encoded
 
 # Etcd takes at most 128 operations in one transaction (--max-txn-ops).
 BATCH = 100
@@ -124,7 +124,7 @@ class LeaseAdapter:
                     given[self._key(operation.item)] = int(answer["ID"])
             yield from self._transact(operations, given)
         except UnreachableError:
-            # The transaction may have happened, or may yet happen: revoking would delete the keys that hang on these
+            # A transaction may have happened, or may yet happen: revoking would delete the keys that hang on these
             # etcd leases. Those without a key run out by themselves.
             raise
         except FairleadError:
@@ -135,7 +135,12 @@ class LeaseAdapter:
     def _transact(self, operations: Sequence[Operation], given: Dict[str, int]) -> Iterator[Operation]:
         """Leaves in ``given`` the etcd leases that no key hangs on."""
         for _attempt in range(TRIES):
-            if self._commit(operations, given):
+            try:
+                if self._commit(operations, given):
+                    yield from operations
+                    return
+            except UndeterminedError as error:
+                self._refuse_undone(operations, error)
                 yield from operations
                 return
             time.sleep(random.uniform(0, LONGEST_PAUSE))
@@ -165,6 +170,15 @@ class LeaseAdapter:
         self._state = outcome_of(self._state, operations)
         self._revoke(self._reattach(operations, given))
         return True
+
+    def _refuse_undone(self, operations: Sequence[Operation], error: UndeterminedError) -> None:
+        """Ask etcd, by a linearizable read, what became of the transaction. That it is not there yet is no answer."""
+        try:
+            self.read()
+        except FairleadError:
+            raise error from None
+        if not all(self._is_done(operation) for operation in operations):
+            raise error
 
     def _request_of(self, operation: Operation, given: Dict[str, int]) -> Dict[str, Any]:
         item, key = operation.item, self._key(operation.item)

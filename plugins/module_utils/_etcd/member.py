@@ -11,16 +11,15 @@ also tells data of ours from that of another etcd.
 from __future__ import annotations
 
 import dataclasses
-import glob
-import json
 import os
 from typing import Any, List, Mapping, Optional, Tuple
 
-from .._engine import Combined, Outcome
+from .._engine import Combined, Outcome, together
 from .._engine import converge as engine_converge
 from .._model.errors import FairleadError, PrerequisiteError
 from .._model.etcd import (
     CURRENT,
+    DATA_DIR,
     ENVIRONMENT_FILE,
     FOREIGN,
     OUTDATED,
@@ -36,20 +35,24 @@ from .._model.files import File
 from .._model.item import Item, State, state_of
 from .._model.parse import Section
 from .._plan.operation import Operation, difference
-from .._system.files import FileAdapter, read_file
+from .._system.files import FileAdapter
 from .._system.runner import Runner
+from . import memory
 from .cluster import access_to, list_members, wait_healthy, wait_spared
+from .data import DataAdapter
 from .gateway import RefusedError, UnreachableError
-from .service import EtcdServiceAdapter
+from .service import EtcdServiceAdapter, unit_path
 
-MEMORY = "/var/lib/fairlead/etcd_member.json"
 BOOTSTRAP_FILE = "/run/fairlead/etcd-bootstrap.env"
-_STARTING, _MEMBER = "starting", "member"
 _FILE, _SERVICE = File.kind, EtcdService.kind
 
 
 class UnsafeStartError(FairleadError):
     """Starting etcd now could lose data or found a second cluster."""
+
+
+class DataInUseError(FairleadError):
+    """Data that is to be removed is another process's at this moment."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +61,15 @@ class Started:
 
     outcome: Outcome
     stale: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Removed:
+    """``data_dir``: where there was data of ours, None for none. ``left``: unit and data there that are not ours."""
+
+    outcome: Outcome
+    data_dir: Optional[str]
+    left: List[str]
 
 
 def start(document: Mapping[str, Any], check: bool, runner: Runner) -> Started:
@@ -73,8 +85,13 @@ def start(document: Mapping[str, Any], check: bool, runner: Runner) -> Started:
             f"{spec.unit} runs an etcd that is not ours. Move what is needed of its data away, then: "
             f"systemctl disable --now {spec.unit}"
         )
+    # In check mode the role has only said that it would write one of ours.
+    if service.unit_file == FOREIGN and not check:
+        raise UnsafeStartError(
+            f"{spec.unit} is not ours, so it is not started; role etcd writes one of ours to {unit_path(spec.unit)}"
+        )
     if not service.running:
-        _refuse_unsafe(spec, access)
+        _refuse_unsafe(spec, access, check)
 
     def plan(have: State) -> List[Operation]:
         service = _service(have, spec.unit)
@@ -112,30 +129,50 @@ def healthy(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[O
     In check mode a member that does not run is not waited for.
     """
     spec, access = _parse(document)
-    files = FileAdapter([MEMORY, BOOTSTRAP_FILE])
-    want = state_of([_memory(spec, _MEMBER)])
+    want = state_of([memory.memory(spec, memory.MEMBER)])
     running = _service(EtcdServiceAdapter(spec.unit, spec.environment_file, runner).read(), spec.unit).running
     members = wait_healthy(spec, access, {spec.name}) if running or not check else []
-    return engine_converge(files, lambda have: difference(have, want), check), members
+    return engine_converge(_files(), lambda have: difference(have, want), check), members
 
 
-def remove(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Outcome, Optional[str]]:
-    """The service is stopped and disabled, and nothing is remembered. An etcd that is not ours goes on running.
+def remove(document: Mapping[str, Any], check: bool, runner: Runner) -> Removed:
+    """The service is stopped and disabled, its data removed and, when that is gone, nothing remembered.
 
-    Also gives the directory in which there is data of ours, None for none.
+    An etcd that is not ours goes on running, and its data stays. Raises DataInUseError, with nothing done.
     """
     section = Section(document)
-    unit = section.text("unit", UNIT)
-    adapter = _adapter(unit, section.text("environment_file", ENVIRONMENT_FILE), runner)
-    data_dir = _remembered().get("data_dir")
+    unit, path = section.text("unit", UNIT), memory.own_data()
+    services = EtcdServiceAdapter(unit, section.text("environment_file", ENVIRONMENT_FILE), runner)
+    found = _service(services.read(), unit)
+    foreign = memory.foreign_data(section.text("data_dir", DATA_DIR))
+    _refuse_in_use(path, 0 if found.configuration == FOREIGN else services.main_pid())
+    outcomes = [
+        engine_converge(services, lambda have: _stopping(_service(have, unit)), check),
+        engine_converge(DataAdapter(path), lambda have: difference(have, {}), check),
+        # Last: whoever is interrupted before this finds the data as ours the next time.
+        engine_converge(_files(), lambda have: difference(have, {}), check),
+    ]
+    left = [unit] if found.configuration == FOREIGN else []
+    data_dir = os.path.dirname(path) if path and outcomes[1].before else None
+    return Removed(together(*outcomes), data_dir, left + ([foreign] if foreign else []))
 
-    def plan(have: State) -> List[Operation]:
-        service = _service(have, unit)
-        if service.configuration != FOREIGN:
-            service = dataclasses.replace(service, enabled=False, running=False, configuration=CURRENT)
-        return difference(have, state_of([service]))
 
-    return engine_converge(adapter, plan, check), data_dir
+def _stopping(service: EtcdService) -> List[Operation]:
+    enabled = service.enabled and service.unit_file == FOREIGN
+    if service.configuration == FOREIGN:
+        down = service
+    else:
+        down = dataclasses.replace(service, enabled=enabled, running=False, configuration=CURRENT)
+    return difference(state_of([service]), state_of([down]))
+
+
+def _refuse_in_use(path: Optional[str], own: int) -> None:
+    users = [pid for pid in memory.holders(path) if pid != own] if path else []
+    if users:
+        raise DataInUseError(
+            f"{path} was made by this member and is now in use by process {', '.join(map(str, users))}, which is not "
+            f"ours. Nothing was removed; stop it first, or move the data away"
+        )
 
 
 def _parse(document: Mapping[str, Any]) -> Tuple[MemberSpec, Access]:
@@ -145,7 +182,11 @@ def _parse(document: Mapping[str, Any]) -> Tuple[MemberSpec, Access]:
 
 def _adapter(unit: str, environment_file: str, runner: Runner) -> Combined:
     service = EtcdServiceAdapter(unit, environment_file, runner)
-    return Combined({_FILE: FileAdapter([MEMORY, BOOTSTRAP_FILE]), _SERVICE: service})
+    return Combined({_FILE: _files(), _SERVICE: service})
+
+
+def _files() -> FileAdapter:
+    return FileAdapter([memory.MEMORY, BOOTSTRAP_FILE])
 
 
 def _service(state: State, unit: str) -> EtcdService:
@@ -154,56 +195,41 @@ def _service(state: State, unit: str) -> EtcdService:
     return service
 
 
-def _memory(spec: MemberSpec, stage: str) -> File:
-    content = {"name": spec.name, "token": spec.token, "data_dir": spec.data_dir, "stage": stage}
-    return File(MEMORY, json.dumps(content, indent=1, sort_keys=True) + "\n", "0600")
-
-
-def _remembered() -> Mapping[str, Any]:
-    file = read_file(MEMORY)
-    try:
-        content = json.loads(file.content) if file is not None else {}
-    except ValueError:
-        content = {}
-    return content if isinstance(content, dict) else {}
-
-
 def _first_start(spec: MemberSpec) -> List[Item]:
     """The files for a start of a member that is not running; whether it is the first one is seen by its data."""
-    if _has_data(spec):
-        return [_memory(spec, str(_remembered().get("stage", _STARTING)))]
-    return [_memory(spec, _STARTING), File(BOOTSTRAP_FILE, "ETCD_INITIAL_CLUSTER_STATE=new\n")]
+    if memory.has_log(spec.data_dir):
+        return [memory.memory(spec, str(memory.remembered().get("stage", memory.STARTING)))]
+    return [memory.memory(spec, memory.STARTING), File(BOOTSTRAP_FILE, "ETCD_INITIAL_CLUSTER_STATE=new\n")]
 
 
-def _has_data(spec: MemberSpec) -> bool:
-    """Whether etcd would find a member's log: without one it starts as if there were nothing."""
-    return bool(glob.glob(os.path.join(glob.escape(spec.data_dir), "member", "wal", "*.wal")))
-
-
-def _refuse_unsafe(spec: MemberSpec, access: Access) -> None:
-    memory = _remembered()
-    if _has_data(spec):
-        if memory.get("data_dir") != spec.data_dir:
-            raise UnsafeStartError(
-                f"{spec.data_dir} holds data of an etcd that was not started from here, and it would be taken over. "
-                f"Move it away, or set etcd_data_dir to another directory; "
-                f"when it is this member's own, restore {MEMORY}"
-            )
+def _refuse_unsafe(spec: MemberSpec, access: Access, check: bool) -> None:
+    foreign = memory.foreign_data(spec.data_dir)
+    if foreign:
+        raise UnsafeStartError(describe_foreign_data(foreign))
+    if memory.has_log(spec.data_dir):
         return
-    if memory.get("stage") == _MEMBER:
+    known = memory.remembered()
+    if known.get("stage") == memory.MEMBER:
         raise UnsafeStartError(
-            f"member {spec.name} has existed with data in {memory.get('data_dir')}, "
+            f"member {spec.name} has existed with data in {known.get('data_dir')}, "
             f"but there is none in {spec.data_dir}. Mount, move or restore it; to give the data up, "
-            f"remove the member from the cluster where others still run, delete {MEMORY} and run again"
+            f"remove the member from the cluster where others still run, delete {memory.MEMORY} and run again"
         )
-    _refuse_second_cluster(spec, access)
+    _refuse_second_cluster(spec, access, check)
 
 
-def _refuse_second_cluster(spec: MemberSpec, access: Access) -> None:
+def describe_foreign_data(path: str) -> str:
+    return (
+        f"{path} holds data of an etcd that was not started from here, and it would be taken over. Move it away, or "
+        f"set etcd_data_dir to another directory; when it is this member's own, restore {memory.MEMORY}"
+    )
+
+
+def _refuse_second_cluster(spec: MemberSpec, access: Access, check: bool) -> None:
     """Before a first start: the others must not know this member as one that has been running."""
     if not spec.others:
         return
-    listed = _listed_by_others(spec, access)
+    listed = _listed_by_others(spec, access, check)
     if listed is None:
         return
     own = next((member for member in listed if spec.own.peer_url in member.peer_urls), None)
@@ -220,9 +246,26 @@ def _refuse_second_cluster(spec: MemberSpec, access: Access) -> None:
         )
 
 
-def _listed_by_others(spec: MemberSpec, access: Access) -> Optional[List[MemberStatus]]:
-    """None when none of them answers, as before the cluster's own first start."""
+def _listed_by_others(spec: MemberSpec, access: Access, check: bool) -> Optional[List[MemberStatus]]:
+    """None when nobody is there, as before the cluster's own first start.
+
+    Somebody who is there and cannot be understood may be the cluster: that is no reason to found another one.
+    """
     try:
         return list_members(access_to(access, spec.others))
-    except (UnreachableError, RefusedError, PrerequisiteError):
+    except PrerequisiteError:
+        # The TLS files. On a fresh node check mode looks before they are made.
+        if not check:
+            raise
         return None
+    except UnreachableError as error:
+        if not error.strangers:
+            return None
+        reason = "; ".join(error.strangers)
+    except RefusedError as error:
+        reason = str(error)
+    raise UnsafeStartError(
+        f"somebody answers where the other members are, and cannot be asked whether {spec.name} is one of them: "
+        f"{reason}. Starting here could found a second cluster. Compare the certificates there with ca_file "
+        f"{access.ca_file}; role pki makes them, on one pki_authority_host for all"
+    )

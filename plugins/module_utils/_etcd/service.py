@@ -10,7 +10,7 @@ import shlex
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
 from .._model.errors import ApplyError, PrerequisiteError, ReadError, UndoError
-from .._model.etcd import ABSENT, CURRENT, FOREIGN, OUTDATED, EtcdService
+from .._model.etcd import ABSENT, BANNER, CURRENT, FOREIGN, OUTDATED, EtcdService
 from .._model.item import State, state_of
 from .._plan.operation import Operation
 from .._system.files import read_file
@@ -20,7 +20,9 @@ from .._system.runner import Runner
 OUR_MARK = "FAIRLEAD_ETCD_UNIT"
 # Without effect once a member has data, so a change of these asks for no restart.
 _BOOTSTRAP = "ETCD_INITIAL_"
-_PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "MainPID")
+_PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "MainPID", "FragmentPath")
+# Where units of ours are, and take precedence over those of packages.
+UNIT_DIRECTORY = "/etc/systemd/system"
 # Commands that others may follow; reading the unit file anew needs no way back.
 _INVERSES = {"enable": "disable", "disable": "enable"}
 _UP = ("active", "activating", "reloading")
@@ -42,17 +44,22 @@ class EtcdServiceAdapter:
     def read(self) -> State:
         shown = self._show()
         running = shown.get("ActiveState") in _UP
+        configuration = self._configuration(shown) if running else CURRENT
         return state_of(
             [
                 EtcdService(
                     unit=self.unit,
-                    unit_file=_unit_file(shown),
+                    unit_file=self._unit_file(shown),
                     enabled=shown.get("UnitFileState") == "enabled",
                     running=running,
-                    configuration=self._configuration(int(shown.get("MainPID") or 0)) if running else CURRENT,
+                    configuration=configuration,
                 )
             ]
         )
+
+    def main_pid(self) -> int:
+        """0 when no process runs."""
+        return int(self._show().get("MainPID") or 0)
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
         for operation in operations:
@@ -93,11 +100,23 @@ class EtcdServiceAdapter:
             raise ReadError(f"systemctl show {self.unit}: {error.strip() or f'status {status}'}")
         return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
 
-    def _configuration(self, pid: int) -> str:
+    def _unit_file(self, shown: Dict[str, str]) -> str:
+        loaded = shown.get("FragmentPath", "") if shown.get("LoadState") == "loaded" else ""
+        path = unit_path(self.unit)
+        if not os.path.lexists(path):
+            path = loaded
+        if shown.get("LoadState") != "loaded" and not path:
+            return ABSENT
+        if path and not is_ours(path):
+            return FOREIGN
+        return CURRENT if loaded == path and shown.get("NeedDaemonReload") != "yes" else OUTDATED
+
+    def _configuration(self, shown: Dict[str, str]) -> str:
+        pid = int(shown.get("MainPID") or 0)
         process = self.process(pid) if pid else None
         if process is None:
             # Between two attempts to start: the next one takes what is in the file.
-            return CURRENT
+            return CURRENT if self._unit_file(shown) != FOREIGN else FOREIGN
         if OUR_MARK not in process.environment:
             return FOREIGN
         if process.program.endswith(" (deleted)"):
@@ -123,6 +142,21 @@ def read_process(pid: int) -> Optional[Process]:
         return None
 
 
+def unit_path(unit: str) -> str:
+    return os.path.join(UNIT_DIRECTORY, unit)
+
+
+def is_ours(path: str) -> bool:
+    """Whether a file has the mark of ours. One that is gone is nobody else's."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            return BANNER in stream.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+
+
 def parse_environment(text: str) -> Dict[str, str]:
     """Assignments of an environment file of systemd, as far as role etcd uses its syntax."""
     words: List[str] = []
@@ -138,12 +172,6 @@ def _relevant(environment: Dict[str, str]) -> Dict[str, str]:
         for name, value in environment.items()
         if name.startswith(("ETCD_", "FAIRLEAD_")) and not name.startswith(_BOOTSTRAP)
     }
-
-
-def _unit_file(shown: Dict[str, str]) -> str:
-    if shown.get("LoadState") != "loaded":
-        return ABSENT
-    return OUTDATED if shown.get("NeedDaemonReload") == "yes" else CURRENT
 
 
 def _commands(service: EtcdService, previous: EtcdService) -> Iterator[List[str]]:

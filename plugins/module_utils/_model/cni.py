@@ -15,7 +15,7 @@ import re
 from typing import Any, ClassVar, Dict, Hashable, List, Mapping, Tuple
 
 from .errors import SpecError
-from .item import Record
+from .item import BaseItem
 from .parse import Network, Section, parse_network
 
 # Versions that know configuration lists; plugins say themselves which of them they support.
@@ -81,7 +81,7 @@ class ConfList:
 
 
 @dataclasses.dataclass(frozen=True)
-class Remains(Record):
+class Remains(BaseItem):
     """What plugins leave on the node when nothing is attached any more: a bridge, host-local's bookkeeping."""
 
     kind: ClassVar[str] = "cni_remains"

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Dict, Hashable, List, Mapping, Optional, Tuple
 
 from .cni import ConfList, load_conflist, parse_name
 from .errors import SpecError
-from .item import Record
+from .item import BaseItem
 from .parse import Section
 
 # Where `ip netns` and runtimes mount namespaces by name (ip-netns(8)).
@@ -23,7 +23,7 @@ _PROTOCOLS = ("tcp", "udp", "sctp")
 
 
 @dataclasses.dataclass(frozen=True)
-class Namespace(Record):
+class Namespace(BaseItem):
     """A network namespace with a name under /run/netns. ``ours``: made here, so to be removed here."""
 
     kind: ClassVar[str] = "network_namespace"
@@ -39,7 +39,7 @@ class Namespace(Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class Attachment(Record):
+class Attachment(BaseItem):
     """One interface of a container on one network.
 
     ``config`` is the text of the conflist it was (or shall be) made with, ``capability_args`` and ``result`` are JSON;

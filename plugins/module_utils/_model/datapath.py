@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar, Dict, Hashable, NamedTuple, Optional, Tuple, Union
 
-from .item import Item, Key, Record
+from .item import BaseItem, Item, Key
 
 # linux/neighbour.h NUD_PERMANENT, linux/rtnetlink.h RTPROT_KERNEL (the routes that the kernel keeps for addresses),
 # RTPROT_BOOT, RT_TABLE_MAIN, RTN_UNICAST.
@@ -31,7 +31,7 @@ _MULTICAST_DIGITS = "13579bdf"
 
 
 @dataclasses.dataclass(frozen=True)
-class VxlanDevice(Record):
+class VxlanDevice(BaseItem):
     """A VXLAN device. ``link`` is the underlying interface ("" when there is none), ``local`` the outer source address.
 
     ``accept_ra`` is the sysctl, None when this node has no such key or does not let it be written. ``defaults`` are
@@ -98,7 +98,7 @@ Device = Union[VxlanDevice, IpipDevice]
 
 
 @dataclasses.dataclass(frozen=True)
-class LinkUp(Record):
+class LinkUp(BaseItem):
     """The device is administratively up."""
 
     kind: ClassVar[str] = "link_up"
@@ -113,7 +113,7 @@ class LinkUp(Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class DeviceAddress(Record):
+class DeviceAddress(BaseItem):
     """An address with its prefix length ("10.244.3.0/32") on a device."""
 
     kind: ClassVar[str] = "address"

@@ -9,12 +9,14 @@ import urllib.parse
 from typing import Any, ClassVar, Dict, Hashable, List, Mapping, Optional, Tuple
 
 from .errors import SpecError
-from .item import Record
+from .item import BaseItem
 from .parse import Section, unique
 
 DEFAULT_TIMEOUT = 5
 CLIENT_PORT, PEER_PORT = 2379, 2380
 DATA_DIR, ENVIRONMENT_FILE, UNIT = "/var/lib/etcd", "/etc/etcd/etcd.env", "etcd.service"
+# In every file that role etcd writes on a node: by this they are known to be ours.
+BANNER = "Made by role fairlead.cluster.etcd"
 # A unit file or a configuration as systemd or the running process has it; FOREIGN is that of an etcd that is not ours.
 ABSENT, OUTDATED, CURRENT, FOREIGN = "absent", "outdated", "current", "foreign"
 
@@ -97,11 +99,11 @@ class MemberStatus:
 
 
 @dataclasses.dataclass(frozen=True)
-class EtcdService(Record):
+class EtcdService(BaseItem):
     """The service of the member on this node.
 
-    ``unit_file``: whether systemd has read the present one (ABSENT, OUTDATED, CURRENT). ``configuration``: whether the
-    process runs with the present one (OUTDATED, CURRENT, FOREIGN).
+    ``unit_file``: whether systemd has read the present one (ABSENT, OUTDATED, CURRENT), FOREIGN for one that is not
+    ours. ``configuration``: whether the process runs with the present one (OUTDATED, CURRENT, FOREIGN).
     """
 
     kind: ClassVar[str] = "etcd_service"
@@ -119,6 +121,41 @@ class EtcdService(Record):
         enabled = "enabled" if self.enabled else "disabled"
         running = f"running with {self.configuration} configuration" if self.running else "not running"
         return f"etcd_service {self.unit} ({self.unit_file} unit file) {enabled} {running}"
+
+
+@dataclasses.dataclass(frozen=True)
+class EtcdData(BaseItem):
+    """A member's log and database: a directory that etcd has made in its data directory."""
+
+    kind: ClassVar[str] = "etcd_data"
+    path: str
+
+    @property
+    def identity(self) -> Tuple[Hashable, ...]:
+        return (self.path,)
+
+    def __str__(self) -> str:
+        return f"etcd_data {self.path}"
+
+
+@dataclasses.dataclass(frozen=True)
+class EtcdRelease(BaseItem):
+    """Programs from a release archive in a directory of their own.
+
+    ``sha256`` is that of the archive; ``intact``: whether the programs are what the archive held.
+    """
+
+    kind: ClassVar[str] = "etcd_release"
+    path: str
+    sha256: str
+    intact: bool = True
+
+    @property
+    def identity(self) -> Tuple[Hashable, ...]:
+        return (self.path,)
+
+    def __str__(self) -> str:
+        return f"etcd_release {self.path} from archive sha256 {self.sha256[:12]}{'' if self.intact else ', damaged'}"
 
 
 @dataclasses.dataclass(frozen=True)

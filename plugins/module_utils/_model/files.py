@@ -9,12 +9,12 @@ import hashlib
 from typing import Any, ClassVar, Dict, Hashable, List, Tuple
 
 from .errors import SpecError
-from .item import Record
+from .item import BaseItem
 from .parse import Section, unique
 
 
 @dataclasses.dataclass(frozen=True)
-class File(Record):
+class File(BaseItem):
     """A regular file: absolute path, whole content, octal mode as a string ("0644"), owner and group by name."""
 
     kind: ClassVar[str] = "file"

@@ -11,7 +11,7 @@ Key = Tuple[Hashable, ...]
 
 
 class Item(Protocol):
-    """What plans and results ask of an item, whether it is a ``Record`` or one of the tuples of ``datapath``."""
+    """What plans and results ask of an item, whether it is a ``BaseItem`` or one of the tuples of ``datapath``."""
 
     kind: ClassVar[str]
 
@@ -26,7 +26,7 @@ class Item(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class BaseItem:
     """Base of nearly all objects that a plan handles. Equality is equality of the canonical forms.
 
     Subclasses are frozen dataclasses, set ``kind`` and give an ``identity``: two items with the same key are two

@@ -9,7 +9,7 @@ import re
 from typing import Any, ClassVar, Dict, Hashable, List, Tuple
 
 from .errors import SpecError
-from .item import Record
+from .item import BaseItem
 from .parse import Section, unique
 
 _MODULE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,54}")
@@ -21,7 +21,7 @@ _RANGE_LISTS = ("net.ipv4.ip_local_reserved_ports",)
 
 
 @dataclasses.dataclass(frozen=True)
-class KernelModule(Record):
+class KernelModule(BaseItem):
     """A module that is loaded, or whose function is built into the kernel."""
 
     kind: ClassVar[str] = "kernel_module"
@@ -36,7 +36,7 @@ class KernelModule(Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sysctl(Record):
+class Sysctl(BaseItem):
     """A kernel parameter by its name with dots and its value in canonical form (``canonical_value``)."""
 
     kind: ClassVar[str] = "sysctl"

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Dict, Hashable, Mapping, Optional, Tuple
 
 from .backend import BACKENDS, VNI_LIMIT, VXLAN, refuse_foreign_options
 from .errors import SpecError
-from .item import Record
+from .item import BaseItem
 from .parse import REQUIRED, Section, unique
 
 # Life of a lease: a key without etcd lease; one with an etcd lease; the same with less than half of its time left.
@@ -55,7 +55,7 @@ def vtep_mac(cluster: str, node: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class FlannelConfig(Record):
+class FlannelConfig(BaseItem):
     """Flannel's network configuration. ``backend`` and ``others`` (keys we do not manage) are compact JSON."""
 
     kind: ClassVar[str] = "flannel_config"
@@ -88,7 +88,7 @@ class FlannelConfig(Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class Lease(Record):
+class Lease(BaseItem):
     """One subnet lease. ``data`` and ``data6`` are the backend's data as compact JSON with sorted keys, empty for none.
 
     ``subnet6``, ``address6`` and ``data6`` are only there in leases of dual-stack peers.

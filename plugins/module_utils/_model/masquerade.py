@@ -12,12 +12,14 @@ import ipaddress
 from typing import Any, ClassVar, Dict, Hashable, Mapping, Optional, Tuple
 
 from .errors import SpecError
-from .item import Record
+from .item import BaseItem
 from .parse import Section
 
 PRESENT, ABSENT = "present", "absent"
 AUTO, NFTABLES, IPTABLES = "auto", "nftables", "iptables"
 BACKENDS = (AUTO, NFTABLES, IPTABLES)
+# Our chains of iptables, in tables nat and filter.
+POSTROUTING_CHAIN, FORWARD_CHAIN = "FAIRLEAD-POSTRTG", "FAIRLEAD-FWD"
 # The bit that kube-proxy sets on packets it wants masqueraded by itself (its option iptables.masqueradeBit is 14).
 KUBE_MARK = 0x4000
 # Hosts on the same link get multicast from the pod's own address (RFC 5771).
@@ -48,11 +50,13 @@ class MasqueradeSpec:
     """``network`` holds all pods, ``subnet`` those of this node. Without rules, nothing is wanted.
 
     ``postrouting`` runs once a connection where the node sends on, ``forward`` on every forwarded packet.
+    ``remembered`` is what held the rules last (nftables, iptables-nft or iptables-legacy), "" for nothing.
     """
 
     backend: str
     postrouting: Tuple[Rule, ...] = ()
     forward: Tuple[Rule, ...] = ()
+    remembered: str = ""
 
     @property
     def empty(self) -> bool:
@@ -60,7 +64,7 @@ class MasqueradeSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class FilterObject(Record):
+class FilterObject(BaseItem):
     """What rules of ours are kept in: a table or a chain. ``backend`` is nftables, iptables-nft or iptables-legacy."""
 
     kind: ClassVar[str] = "filter_object"
@@ -82,7 +86,7 @@ class FilterObject(Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class FilterRule(Record):
+class FilterRule(BaseItem):
     """One rule in one of our chains, or a jump of another chain to ours (``position`` then counts jumps only).
 
     ``source`` is what the backend takes to make the rule again.
@@ -112,7 +116,8 @@ def _without_source(fields: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def parse_masquerade(document: Mapping[str, Any]) -> MasqueradeSpec:
-    """Shape: ``{state?, network, subnet, backend?, masquerade?, forward?}``; networks only for state present."""
+    """Shape: ``{state?, network, subnet, backend?, masquerade?, forward?, remembered?}``; networks only for state
+    present. ``remembered`` is what held the rules last."""
     section = Section(document)
     state = section.text("state", PRESENT, (PRESENT, ABSENT))
     backend = section.text("backend", AUTO, BACKENDS)
@@ -120,11 +125,12 @@ def parse_masquerade(document: Mapping[str, Any]) -> MasqueradeSpec:
     if state == ABSENT:
         return MasqueradeSpec(backend)
     network, subnet = _network(section, "network"), _network(section, "subnet")
+    remembered = section.text("remembered", "")
     section.finish()
     if not subnet.subnet_of(network):
         raise SpecError("subnet", f"{subnet} is not inside network {network}")
     postrouting = postrouting_rules(network, subnet) if masquerade else ()
-    return MasqueradeSpec(backend, postrouting, forward_rules(network) if forward else ())
+    return MasqueradeSpec(backend, postrouting, forward_rules(network) if forward else (), remembered)
 
 
 def _network(section: Section, key: str) -> ipaddress.IPv4Network:

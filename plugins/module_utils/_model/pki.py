@@ -11,13 +11,19 @@ import re
 from typing import Any, ClassVar, Dict, Hashable, List, Optional, Tuple
 
 from .errors import SpecError
-from .item import Record
+from .item import BaseItem
 from .parse import Section, parse_address, unique
 
 SERVER, CLIENT = "server", "client"
+# How much a request is needed: there is no certificate to work with; the one in place is good but ends soon; or all is
+# well, and a signature is of use only where new authorities take the place of those trusted so far.
+NOW, SOON, REPLACEMENT = "now", "soon", "replacement"
+NEEDS = (NOW, SOON, REPLACEMENT)
 # X.520 (ub-common-name) allows no longer ones.
 LONGEST_COMMON_NAME = 64
 DIRECTORY = "/etc/fairlead/pki"
+# An authority's certificate on the hosts that trust it is in a file of its name and this.
+ANCHOR = "-ca.crt"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
 
@@ -51,7 +57,7 @@ class WantedCertificate:
 
 
 @dataclasses.dataclass(frozen=True)
-class PrivateKey(Record):
+class PrivateKey(BaseItem):
     """A key file. ``public`` is the SHA-256 of the public key, ``unreadable`` for a file that holds no such key."""
 
     kind: ClassVar[str] = "private_key"
@@ -70,7 +76,7 @@ class PrivateKey(Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class Certificate(Record):
+class Certificate(BaseItem):
     """A certificate file. ``fingerprint`` is the SHA-256 of the certificate; ``not_before`` and ``not_after`` are
     ISO 8601 in UTC.
 
@@ -110,7 +116,8 @@ class Certificate(Record):
 class SigningRequest:
     """What the authority is asked to certify: declared facts about a host, and its CSR as proof of the key.
 
-    ``known_authority`` is the fingerprint of the authority's certificate that the host trusts so far.
+    ``known_authority`` is the fingerprint of the authority's certificate that the host trusts so far; ``need`` is one
+    of ``NEEDS``.
     """
 
     host: str
@@ -119,9 +126,22 @@ class SigningRequest:
     subject: Subject
     csr: str
     known_authority: Optional[str] = None
+    need: str = NOW
 
     def __str__(self) -> str:
         return f"certificate {self.name} of {self.host}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Trust:
+    """An authority that a host trusts already, by the SHA-256 of its certificate."""
+
+    host: str
+    authority: str
+    fingerprint: str
+
+    def __str__(self) -> str:
+        return f"{self.host} (sha256 {self.fingerprint})"
 
 
 def parse_wanted(data: Any, directory: str = DIRECTORY, path: str = "certificates") -> List[WantedCertificate]:
@@ -142,7 +162,7 @@ def _parse_wanted(section: Section, directory: str) -> WantedCertificate:
         subject=_parse_subject(section),
         certificate_path=_path(section, "certificate_path", os.path.join(directory, f"{name}.crt")),
         key_path=_path(section, "key_path", os.path.join(directory, f"{name}.key")),
-        authority_path=_path(section, "authority_path", os.path.join(directory, f"{authority}-ca.crt")),
+        authority_path=_path(section, "authority_path", os.path.join(directory, f"{authority}{ANCHOR}")),
         owner=section.text("owner", "root"),
         group=section.text("group", "root"),
     )
@@ -151,7 +171,8 @@ def _parse_wanted(section: Section, directory: str) -> WantedCertificate:
 
 
 def parse_requests(data: Any, path: str = "requests") -> List[SigningRequest]:
-    """Shape: ``[{host, name, authority, common_name, dns_names?, addresses?, usages?, csr, known_authority?}]``."""
+    """Shape: ``[{host, name, authority, common_name, dns_names?, addresses?, usages?, csr, known_authority?, reason?,
+    need?}]``."""
     requests = [_parse_request(section) for section in Section({path: data}).sections(path)]
     unique({f"{path}[{index}]": str(request) for index, request in enumerate(requests)}, "request for")
     return requests
@@ -165,9 +186,21 @@ def _parse_request(section: Section) -> SigningRequest:
         subject=_parse_subject(section),
         csr=section.text("csr"),
         known_authority=section.text("known_authority", None),
+        need=section.text("need", NOW, NEEDS),
     )
+    # Why it is asked for is there for people.
+    section.get("reason", None)
     section.finish()
     return request
+
+
+def parse_trusted(data: Any, path: str = "trusted") -> List[Trust]:
+    """Shape: ``[{host, name, fingerprint}]``, where ``name`` is that of the authority."""
+    trusted = []
+    for section in Section({path: data}).sections(path):
+        trusted.append(Trust(section.text("host"), parse_name(section, "name"), section.text("fingerprint")))
+        section.finish()
+    return trusted
 
 
 def parse_name(section: Section, key: str) -> str:
@@ -175,8 +208,13 @@ def parse_name(section: Section, key: str) -> str:
     return checked_name(section.text(key), section.at(key))
 
 
+def is_name(value: str) -> bool:
+    """Whether it may be the name of a certificate or authority."""
+    return _NAME.fullmatch(value) is not None
+
+
 def checked_name(value: str, path: str) -> str:
-    if not _NAME.fullmatch(value):
+    if not is_name(value):
         raise SpecError(path, f"must be lower-case letters, digits and '-', not {value!r}")
     return value
 

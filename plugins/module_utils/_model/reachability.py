@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Dict, Hashable, List, Mapping, Optional, Seque
 
 from .cni_attachment import NAMESPACE_DIRECTORY
 from .errors import SpecError
-from .item import Record
+from .item import BaseItem
 from .parse import Section
 
 POD_POD, POD_NODE, NODE_POD = "pod-pod", "pod-node", "node-pod"
@@ -22,7 +22,7 @@ _MTU_LOW, _MTU_HIGH = 68, 65535
 
 
 @dataclasses.dataclass(frozen=True)
-class Responder(Record):
+class Responder(BaseItem):
     """A program that answers probes, a systemd service called ``unit``. ``netns`` is a path, empty for the node's."""
 
     kind: ClassVar[str] = "probe_responder"

@@ -9,7 +9,7 @@ import hashlib
 import re
 from typing import ClassVar, Hashable, Mapping, Tuple
 
-from .item import Record
+from .item import BaseItem
 
 # Version of the collection and the start of the tree's digest. Other directories are not ours.
 VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]*-[0-9a-f]{12}")
@@ -17,7 +17,7 @@ NOT_EXAMINED = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class RuntimeTree(Record):
+class RuntimeTree(BaseItem):
     """A version of the runtime in a directory of that name. ``digest`` as of ``tree_digest``, of the wanted version
     only; others have ``NOT_EXAMINED``."""
 
@@ -34,7 +34,7 @@ class RuntimeTree(Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class Link(Record):
+class Link(BaseItem):
     """A symbolic link: absolute path, and its target as written."""
 
     kind: ClassVar[str] = "link"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from typing import Dict, Iterable, Optional
 
@@ -11,6 +12,9 @@ from .._model.datapath import ForwardingEntry, Neighbor, Nexthop, Route
 from .._model.item import Item, Key
 from . import entries, nexthops
 from .rtnetlink import ABSENT, RefusedError, Rtnetlink, interface_index
+
+# No route at all to a destination is how the kernel tells that there is not this one either.
+_ABSENT = ABSENT | {errno.ENETUNREACH}
 
 
 def find(netlink: Rtnetlink, items: Iterable[Item]) -> Dict[Key, Optional[Item]]:
@@ -22,7 +26,7 @@ def find(netlink: Rtnetlink, items: Iterable[Item]) -> Dict[Key, Optional[Item]]
         try:
             present = _find(netlink, item, names)
         except RefusedError as error:
-            if error.code not in ABSENT:
+            if error.code not in _ABSENT:
                 raise
             present = None
         # The kernel answers with what it would use, which may be another object.

@@ -11,22 +11,29 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from .._engine import Outcome
 from .._engine import converge as engine_converge
-from .._model.errors import FairleadError, SpecError
+from .._model.errors import SpecError
 from .._model.item import Item, State, state_of
 from .._model.parse import Section
-from .._model.pki import DIRECTORY, Certificate, PrivateKey, SigningRequest, checked_name, parse_requests
+from .._model.pki import (
+    DIRECTORY,
+    REPLACEMENT,
+    Certificate,
+    PrivateKey,
+    SigningRequest,
+    Trust,
+    checked_name,
+    parse_requests,
+    parse_trusted,
+)
 from .._plan.operation import Operation, difference, outcome_of
 from .._plan.pki import UNREADABLE
 from . import x509
 from .files import PemFiles
+from .guard import AuthorityError, Guard
 
 DEFAULT_DAYS, DEFAULT_AUTHORITY_DAYS = 365, 3650
 # Keys first: a key that was left alone by a kill can still get its certificate, but never the other way round.
 _RANKS = {PrivateKey.kind: 0, Certificate.kind: 1}
-
-
-class AuthorityError(FairleadError):
-    """An authority cannot be made or must not sign."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +54,9 @@ class _Settings:
     directory: str
     days: int
     authority_days: int
+    # Hosts that were not asked whom they trust, and whether new authorities may be made whoever trusts others.
+    unasked: Sequence[str]
+    anew: bool
 
     def key_path(self, name: str) -> str:
         return os.path.join(self.directory, f"{name}.key")
@@ -63,13 +73,14 @@ def converge(document: Mapping[str, Any], check: bool, now: Optional[datetime.da
     """Document: the parameters of module ``pki_authority``. Raises SpecError, AuthorityError."""
     settings = _parse_settings(Section(document))
     requests = parse_requests(document.get("requests") or [])
+    trusted = parse_trusted(document.get("trusted") or [])
     for index, request in enumerate(requests):
         if request.authority not in settings.names:
             raise SpecError(f"requests[{index}].authority", f"{request.authority} is not among {settings.names}")
     if check and not x509.AVAILABLE and not any(os.path.exists(settings.key_path(name)) for name in settings.names):
         return _predicted(settings)
     x509.require()
-    return _Run(settings, requests, now or datetime.datetime.now(datetime.timezone.utc)).signed(check)
+    return _Run(settings, requests, trusted, now or datetime.datetime.now(datetime.timezone.utc)).signed(check)
 
 
 def _parse_settings(section: Section) -> _Settings:
@@ -82,6 +93,8 @@ def _parse_settings(section: Section) -> _Settings:
         directory=section.text("directory", os.path.join(DIRECTORY, "ca")),
         days=section.integer("days", 1, 3650, DEFAULT_DAYS),
         authority_days=section.integer("authority_days", 1, 36500, DEFAULT_AUTHORITY_DAYS),
+        unasked=section.list("unasked", []),
+        anew=section.boolean("new_authorities", False),
     )
 
 
@@ -93,20 +106,43 @@ def _predicted(settings: _Settings) -> Signed:
     return Signed(Outcome({}, outcome_of({}, operations), operations), [], [], [warning])
 
 
+def _trusted_here(path: str, name: str) -> List[Trust]:
+    """What the host that signs trusts itself, which is of use when it is not among the hosts that were asked."""
+    found = PemFiles([], [path]).read().values()
+    return [Trust(f"{path} here", name, item.fingerprint) for item in found if isinstance(item, Certificate)]
+
+
 class _Run:
-    def __init__(self, settings: _Settings, requests: Sequence[SigningRequest], now: datetime.datetime) -> None:
+    def __init__(
+        self,
+        settings: _Settings,
+        requests: Sequence[SigningRequest],
+        trusted: Sequence[Trust],
+        now: datetime.datetime,
+    ) -> None:
         self.settings, self.requests, self.now = settings, requests, now
+        known = [Trust(one.host, one.authority, one.known_authority) for one in requests if one.known_authority]
+        told = {(one.authority, one.fingerprint) for one in (*trusted, *known)}
+        here = [trust for name in settings.names for trust in _trusted_here(settings.anchor_path(name), name)]
+        news = [trust for trust in here if (trust.authority, trust.fingerprint) not in told]
+        self.guard = Guard(settings.directory, [*trusted, *known, *news], settings.unasked)
         self.files = PemFiles(
             map(settings.key_path, settings.names),
             map(settings.certificate_path, settings.names),
-            private_directory=settings.directory,
+            settings.directory,
+            directory_mode=0o700,
         )
         self.made: Dict[str, List[Item]] = {}
+        self.completed: List[str] = []
 
     def signed(self, check: bool) -> Signed:
         outcome = engine_converge(self.files, self.plan, check)
         certificates = {name: self._certificate(name, outcome.after) for name in self.settings.names}
-        signed = [self._sign(request, certificates[request.authority], outcome.after) for request in self.requests]
+        signed = [
+            self._sign(request, certificates[request.authority], outcome.after)
+            for request in self.requests
+            if request.need != REPLACEMENT or request.known_authority != certificates[request.authority].fingerprint
+        ]
         authorities = [
             {"name": name, "fingerprint": certificate.fingerprint, "not_after": certificate.not_after}
             for name, certificate in certificates.items()
@@ -115,7 +151,12 @@ class _Run:
 
     def _warnings(self, certificates: Mapping[str, Certificate]) -> List[str]:
         end = self.now + datetime.timedelta(days=self.settings.days)
-        return [
+        completed = [
+            f"authority {name} had a key without a certificate, as an interrupted run leaves it, and no host trusts "
+            f"one of that name yet: {self.settings.certificate_path(name)} was made for that key"
+            for name in self.completed
+        ]
+        return completed + [
             f"authority {name} ends on {certificates[name].not_after}, and what it signs now ends with it"
             for name in sorted({request.authority for request in self.requests})
             if certificates[name].expires < end
@@ -129,10 +170,9 @@ class _Run:
         key_path, certificate_path = self.settings.key_path(name), self.settings.certificate_path(name)
         key = have.get((PrivateKey.kind, key_path))
         certificate = have.get((Certificate.kind, certificate_path))
-        if key is None and certificate is None:
-            return self.made.get(name) or self._new(name)
-        if not isinstance(key, PrivateKey) or not isinstance(certificate, Certificate):
-            return self._completed(name, key)
+        if key is None or certificate is None:
+            return self.made.get(name) or self._missing(name, key, certificate)
+        assert isinstance(key, PrivateKey) and isinstance(certificate, Certificate)
         if key.public != certificate.public:
             raise AuthorityError(f"authority {name}: {key_path} does not hold the key of {certificate_path}")
         return [
@@ -140,27 +180,16 @@ class _Run:
             self.files.certificate(certificate_path, self.files.content(certificate)),
         ]
 
-    def _completed(self, name: str, key: Optional[Item]) -> List[Item]:
-        """An authority of which only one file is there, as a kill leaves it, when nobody trusts it yet."""
-        in_use = os.path.exists(self.settings.anchor_path(name)) or any(
-            request.authority == name and request.known_authority is not None for request in self.requests
-        )
-        if in_use:
-            missing = self.settings.key_path(name) if key is None else self.settings.certificate_path(name)
-            raise AuthorityError(f"authority {name}: {missing} is missing beside the other file; restore it")
+    def _missing(self, name: str, key: Optional[Item], certificate: Optional[Item]) -> List[Item]:
+        """An authority of which a file is not there, or none at all."""
+        lost = [self.settings.key_path(name)] if key is None else []
+        lost += [self.settings.certificate_path(name)] if certificate is None else []
+        if not self.settings.anew:
+            self.guard.check_missing(name, lost)
         if isinstance(key, PrivateKey) and key.public == UNREADABLE:
             raise AuthorityError(f"authority {name}: {key.path} holds no ECDSA key on P-256; restore or remove it")
-        return self.made.get(name) or self._made(name, self.files.content(key) or x509.new_key())
-
-    def _new(self, name: str) -> List[Item]:
-        anchor = self.settings.anchor_path(name)
-        if os.path.exists(anchor):
-            raise AuthorityError(
-                f"authority {name}: {anchor} shows that there was one already, but its key is not in "
-                f"{self.settings.directory}. Restore that directory or set the host that has it as authority host; "
-                f"a new authority would not be trusted by the other nodes"
-            )
-        return self._made(name, x509.new_key())
+        self.completed += [name] if key is not None else []
+        return self._made(name, self.files.content(key) or x509.new_key())
 
     def _made(self, name: str, key: str) -> List[Item]:
         certificate = x509.new_authority(key, f"{self.settings.cluster} {name}", self.now, self.settings.authority_days)
@@ -176,16 +205,13 @@ class _Run:
         return certificate
 
     def _sign(self, request: SigningRequest, authority: Certificate, state: State) -> Dict[str, str]:
-        if request.known_authority not in (None, authority.fingerprint):
-            raise AuthorityError(
-                f"{request}: that host trusts another authority {request.authority} (sha256 "
-                f"{request.known_authority}) than the one here ({authority.fingerprint}). Sign on the host that has "
-                f"its key, or remove the old certificates on all nodes to begin anew"
-            )
+        if not self.settings.anew:
+            self.guard.check_request(request, authority.fingerprint)
         if authority.expires <= self.now:
             raise AuthorityError(
-                f"authority {request.authority}: has expired on {authority.not_after} and signs nothing; remove the "
-                f"certificates and authorities on all nodes to begin anew"
+                f"authority {request.authority}: has expired on {authority.not_after} and signs nothing. To begin "
+                f"anew, move {self.settings.directory} away and run with new_authorities, in role pki "
+                f"pki_new_authorities=true"
             )
         pem = self.files.content(authority)
         key = self.files.content(state[(PrivateKey.kind, self.settings.key_path(request.authority))])

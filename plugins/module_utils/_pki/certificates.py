@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import glob
 import os
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -14,7 +15,19 @@ from .._engine import converge as engine_converge
 from .._model.errors import FairleadError, SpecError
 from .._model.item import Item, State, state_of
 from .._model.parse import Section
-from .._model.pki import DIRECTORY, Certificate, PrivateKey, WantedCertificate, parse_signed, parse_wanted
+from .._model.pki import (
+    ANCHOR,
+    DIRECTORY,
+    NOW,
+    REPLACEMENT,
+    SOON,
+    Certificate,
+    PrivateKey,
+    WantedCertificate,
+    is_name,
+    parse_signed,
+    parse_wanted,
+)
 from .._plan.operation import Operation, difference, outcome_of
 from .._plan.pki import UNREADABLE, due, is_last
 from . import x509
@@ -29,31 +42,46 @@ class CertificateError(FairleadError):
 
 @dataclasses.dataclass(frozen=True)
 class Certified:
-    """``requests``: ``[{name, csr, reason, known_authority}]`` for what still has to be signed."""
+    """``requests``: ``[{name, csr, reason, need, known_authority}]`` for what still has to be signed; ``trusted``:
+    ``[{name, fingerprint}]``, the authorities whose certificates are on this node."""
 
     outcome: Outcome
     requests: List[Dict[str, Any]]
+    trusted: List[Dict[str, str]]
     warnings: List[str]
 
 
 def converge(document: Mapping[str, Any], check: bool, now: Optional[datetime.datetime] = None) -> Certified:
     """Document: the parameters of module ``pki_certificate``. Raises SpecError, CertificateError."""
     section = Section(document)
-    wanted = parse_wanted(document.get("certificates"), section.text("directory", DIRECTORY))
+    directory = section.text("directory", DIRECTORY)
+    wanted = parse_wanted(document.get("certificates"), directory)
     signed = parse_signed(document.get("signed") or [])
     days = section.integer("renew_before_days", 1, 3650, DEFAULT_WINDOW_DAYS)
     unknown = sorted(set(signed) - {entry.name for entry in wanted})
     if unknown:
         raise SpecError("signed", f"{unknown[0]} is not among the names in certificates")
-    if check and not x509.AVAILABLE and not any(map(os.path.exists, _paths(wanted))):
+    anchors = _anchors(wanted, directory)
+    if check and not x509.AVAILABLE and not any(map(os.path.exists, [*_paths(wanted), *anchors])):
         return _predicted(wanted)
     x509.require()
     moment = now or datetime.datetime.now(datetime.timezone.utc)
-    return _Run(wanted, signed, check, moment, datetime.timedelta(days=days)).certified()
+    anew = section.boolean("new_authorities", False)
+    return _Run(wanted, signed, check, moment, datetime.timedelta(days=days), anchors, anew, directory).certified()
 
 
 def _paths(wanted: Sequence[WantedCertificate]) -> List[str]:
     return [path for entry in wanted for path in (entry.key_path, entry.certificate_path)]
+
+
+def _anchors(wanted: Sequence[WantedCertificate], directory: str) -> Dict[str, str]:
+    """Where certificates of authorities are, and whose: those in use, and others that lie beside them."""
+    found: Dict[str, str] = {}
+    for path in glob.glob(os.path.join(glob.escape(directory), f"*{ANCHOR}")):
+        name = os.path.basename(path)[: -len(ANCHOR)]
+        if is_name(name) and os.path.isfile(path) and not os.path.islink(path):
+            found[path] = name
+    return {**found, **{entry.authority_path: entry.authority for entry in wanted}}
 
 
 def _predicted(wanted: Sequence[WantedCertificate]) -> Certified:
@@ -62,7 +90,7 @@ def _predicted(wanted: Sequence[WantedCertificate]) -> Certified:
     items += [Certificate(entry.certificate_path, "", subject=entry.subject) for entry in wanted]
     operations = difference({}, state_of(items))
     warning = "predicted without the Python package cryptography, which is not on this node yet"
-    return Certified(Outcome({}, outcome_of({}, operations), operations), [], [warning])
+    return Certified(Outcome({}, outcome_of({}, operations), operations), [], [], [warning])
 
 
 class _Run:
@@ -75,11 +103,16 @@ class _Run:
         check: bool,
         now: datetime.datetime,
         window: datetime.timedelta,
+        anchors: Mapping[str, str],
+        anew: bool,
+        directory: str,
     ) -> None:
         self.wanted, self.signed, self.check, self.now, self.window = wanted, signed, check, now, window
+        self.anchors, self.anew = anchors, anew
         self.files = PemFiles(
             [entry.key_path for entry in wanted],
             [path for entry in wanted for path in (entry.certificate_path, entry.authority_path)],
+            directory,
         )
         self.new_keys: Dict[str, str] = {}
 
@@ -89,7 +122,14 @@ class _Run:
         asked = [request for request in requests if request is not None]
         settled = [entry for entry in self.wanted if entry.name not in {request["name"] for request in asked}]
         warnings = [self._warning(entry, outcome.after) for entry in settled]
-        return Certified(outcome, asked, [warning for warning in warnings if warning is not None])
+        return Certified(outcome, asked, self._trusted(), [warning for warning in warnings if warning is not None])
+
+    def _trusted(self) -> List[Dict[str, str]]:
+        state = PemFiles([], self.anchors).read()
+        found = {
+            (self.anchors[item.path], item.fingerprint) for item in state.values() if isinstance(item, Certificate)
+        }
+        return [{"name": name, "fingerprint": fingerprint} for name, fingerprint in sorted(found)]
 
     def plan(self, have: State) -> List[Operation]:
         items: List[Item] = []
@@ -151,10 +191,8 @@ class _Run:
         )
 
     def _request(self, entry: WantedCertificate, after: State) -> Optional[Dict[str, Any]]:
-        certificate = after.get((Certificate.kind, entry.certificate_path))
         authority = after.get((Certificate.kind, entry.authority_path))
-        trusted = _is_trusted(self.files.content(certificate), self.files.content(authority))
-        reason = due(entry, after, trusted, self.now, self.window)
+        need, reason = self._need(entry, after)
         if reason is None:
             return None
         key = after[(PrivateKey.kind, entry.key_path)]
@@ -162,8 +200,22 @@ class _Run:
             "name": entry.name,
             "csr": x509.new_request(self.files.content(key), entry.subject),
             "reason": reason,
+            "need": need,
             "known_authority": authority.fingerprint if isinstance(authority, Certificate) else None,
         }
+
+    def _need(self, entry: WantedCertificate, after: State) -> Tuple[str, Optional[str]]:
+        """How much a signature is needed, and why; no reason where none is."""
+        certificate = after.get((Certificate.kind, entry.certificate_path))
+        authority = after.get((Certificate.kind, entry.authority_path))
+        trusted = _is_trusted(self.files.content(certificate), self.files.content(authority))
+        invalid = due(entry, after, trusted, self.now, datetime.timedelta(0))
+        if invalid is not None:
+            return NOW, invalid
+        reason = due(entry, after, trusted, self.now, self.window)
+        if reason is not None or not self.anew:
+            return SOON, reason
+        return REPLACEMENT, "its authority may have been replaced by a new one"
 
 
 def _is_trusted(certificate: str, authority: str) -> bool:

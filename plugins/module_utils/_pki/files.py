@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from typing import Dict, Iterable, Iterator, Optional, Sequence
+from typing import Dict, Iterable, Iterator, Optional, Sequence, Set, Tuple, Union
 
 from .._model.errors import ApplyError
 from .._model.files import File
@@ -14,18 +13,29 @@ from .._model.item import Item, State, state_of
 from .._model.pki import Certificate, PrivateKey, Subject
 from .._plan.operation import DELETE, Operation
 from .._plan.pki import UNREADABLE
-from .._system.files import read_file, remove_file, write_file
+from .._system.files import make_directories, read_file, remove_file, write_file
 from . import x509
+from .record import Record
 
 
 class PemFiles:
-    """Speaks for exactly the given paths. What is to be written is handed in before, by ``key`` and ``certificate``."""
+    """Speaks for exactly the given paths. What is to be written is handed in before, by ``key`` and ``certificate``.
 
-    def __init__(self, key_paths: Iterable[str], certificate_paths: Iterable[str], private_directory: str = "") -> None:
+    What is written is noted in ``directory``, which is made with ``directory_mode`` when it is missing.
+    """
+
+    def __init__(
+        self,
+        key_paths: Iterable[str],
+        certificate_paths: Iterable[str],
+        directory: str = "",
+        directory_mode: int = 0o755,
+    ) -> None:
         self.key_paths = sorted(set(key_paths))
         self.certificate_paths = sorted(set(certificate_paths))
-        self.private_directory = private_directory
+        self.directory, self.directory_mode = directory, directory_mode
         self._contents: Dict[Item, str] = {}
+        self._found: Set[Tuple[str, str]] = set()
 
     def key(self, path: str, content: str, owner: str = "root", group: str = "root") -> PrivateKey:
         """A key file as it shall be."""
@@ -54,15 +64,14 @@ class PemFiles:
             if file is not None:
                 decode = _key_item if path in self.key_paths else _certificate_item
                 self._contents[decode(file)] = file.content
+                self._found.add((path, file.content))
                 yield file
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
+        self._prepare(operations)
         for operation in operations:
-            item = operation.item
-            assert isinstance(item, (PrivateKey, Certificate))
+            item = _file_item(operation)
             try:
-                if self.private_directory:
-                    os.makedirs(self.private_directory, mode=0o700, exist_ok=True)
                 if operation.action == DELETE:
                     remove_file(item.path)
                 else:
@@ -70,6 +79,26 @@ class PemFiles:
             except (OSError, KeyError) as error:
                 raise ApplyError(item, str(error)) from error
             yield operation
+
+    def _prepare(self, operations: Sequence[Operation]) -> None:
+        """The directory, and the note of what is ours: not what was there before and only gets its rights, or itself
+        back when a run is undone."""
+        items = [_file_item(operation) for operation in operations if operation.action != DELETE]
+        contents = {item.path: self._contents[item] for item in items}
+        ours = {path: content for path, content in contents.items() if (path, content) not in self._found}
+        if not ours:
+            return
+        try:
+            make_directories(self.directory, self.directory_mode)
+            Record(self.directory).add(ours)
+        except OSError as error:
+            raise ApplyError(items[0], str(error)) from error
+
+
+def _file_item(operation: Operation) -> Union[PrivateKey, Certificate]:
+    item = operation.item
+    assert isinstance(item, (PrivateKey, Certificate))
+    return item
 
 
 def _key_item(file: File) -> PrivateKey:

@@ -17,6 +17,7 @@ from .._model.item import Item, State, state_of
 from .._plan.operation import DELETE, REPLACE, Operation
 from .cni import PluginError, Plugins, Target
 from .cni_cache import ResultCache
+from .files import make_directories
 from .runner import Runner
 
 # Marks of the namespaces made here. Not kept over a reboot, as namespaces are not.
@@ -221,7 +222,7 @@ class AttachmentAdapter:
             # The empty file of a namespace that died with its mount; adding would fail on it.
             self._ip_netns("delete", namespace)
         # The mark first: a namespace made in a run that is killed right after it would never be removed.
-        os.makedirs(MARKS, mode=0o755, exist_ok=True)
+        make_directories(MARKS)
         with open(mark, "w", encoding="utf-8"):
             pass
         self._ip_netns("add", namespace)

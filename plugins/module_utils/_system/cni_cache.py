@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Optional
 
 from .._model.cni_attachment import Attachment
 from .._model.errors import ReadError
+from .files import make_directories
 
 _KIND = "cniCacheV1"
 
@@ -66,7 +67,7 @@ class ResultCache:
         return any(name.endswith(f"-{container_id}-{ifname}") for name in self._names())
 
     def save(self, attachment: Attachment) -> None:
-        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        make_directories(self.directory, 0o700)
         handle, temporary = tempfile.mkstemp(prefix=".fairlead-", dir=self.directory)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:

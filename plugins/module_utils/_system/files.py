@@ -67,7 +67,7 @@ def read_file(path: str) -> Optional[File]:
 def write_file(file: File) -> None:
     """Write by rename; missing parent directories are made 0755."""
     directory = os.path.dirname(file.path)
-    os.makedirs(directory, mode=0o755, exist_ok=True)
+    make_directories(directory)
     handle, temporary = tempfile.mkstemp(prefix=".fairlead-", dir=directory)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
@@ -82,6 +82,28 @@ def write_file(file: File) -> None:
         os.unlink(temporary)
         raise
     _sync_directory(directory)
+
+
+def make_directories(path: str, mode: int = 0o755) -> None:
+    """Make what is missing of ``path``: its last part with ``mode``, those above 0755, whatever root's umask is.
+
+    Directories that are there keep their rights.
+    """
+    if not path or os.path.isdir(path):
+        return
+    make_directories(os.path.dirname(path))
+    with contextlib.suppress(FileExistsError), usual_umask():
+        os.mkdir(path, mode)
+
+
+@contextlib.contextmanager
+def usual_umask() -> Iterator[None]:
+    """What is made inside gets the rights that were asked for. Root's own umask may be 077."""
+    umask = os.umask(0o022)
+    try:
+        yield
+    finally:
+        os.umask(umask)
 
 
 def _sync_directory(directory: str) -> None:

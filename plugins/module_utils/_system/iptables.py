@@ -7,18 +7,30 @@ from __future__ import annotations
 import re
 from typing import Dict, List, Optional, Tuple
 
-from .._model.errors import ReadError
+from .._model.errors import FairleadError, ReadError
 from .._model.item import Item, State, state_of
-from .._model.masquerade import MASQUERADE, FilterObject, FilterRule, MasqueradeSpec, Match, Rule
+from .._model.masquerade import (
+    FORWARD_CHAIN,
+    MASQUERADE,
+    POSTROUTING_CHAIN,
+    FilterObject,
+    FilterRule,
+    MasqueradeSpec,
+    Match,
+    Rule,
+)
+from .forwarding import ForwardChain, drops_all, forward_chain, leads_to
 from .packet_filter import FORWARD_COMMENT, MASQUERADE_COMMENT, MissingError, UnsupportedError, refused
 from .runner import Runner
 
 NFT, LEGACY = "iptables-nft", "iptables-legacy"
 # Our chain of each table, the chain of the kernel that jumps to it, and the comment of all rules.
 _CHAINS = {
-    "nat": ("FAIRLEAD-POSTRTG", "POSTROUTING", MASQUERADE_COMMENT),
-    "filter": ("FAIRLEAD-FWD", "FORWARD", FORWARD_COMMENT),
+    "nat": (POSTROUTING_CHAIN, "POSTROUTING", MASQUERADE_COMMENT),
+    "filter": (FORWARD_CHAIN, "FORWARD", FORWARD_COMMENT),
 }
+# Stands behind a jump to our chain that no packet comes to, in its text only.
+_UNREACHED = " (behind a rule that drops everything)"
 _VERDICTS = {MASQUERADE: "MASQUERADE --random-fully"}
 _RULE = re.compile(r"-A (\S+) ?(.*)")
 # What iptables-nft-save says, with status 0, of a table that was made by nft itself.
@@ -48,6 +60,13 @@ class Iptables:
         if unreadable and not items:
             raise UnsupportedError(f"{self.command} cannot work with table {unreadable[0]}, which nft changed")
         return state_of(items)
+
+    def forward_chain(self) -> ForwardChain:
+        """Chain FORWARD as it is, empty where this iptables does not work."""
+        try:
+            return forward_chain(self._run([f"{self.command}-save"]))
+        except FairleadError:
+            return ForwardChain()
 
     def _refuse_hidden(self, table: str) -> None:
         """ReadError when a table that iptables cannot read holds our chain, or when nobody can tell."""
@@ -92,10 +111,34 @@ class Iptables:
         rules = new.pop(chain, [])
         lines = [f"*{table}"]
         if any(isinstance(item, FilterObject) for item in want.values()):
-            lines += [f":{chain} - [0:0]", *(f"-A {chain} {rule}" for rule in rules), *_jump_changes(old, new)]
+            lines += [f":{chain} - [0:0]", *(f"-A {chain} {rule}" for rule in rules), *self._jumps(old, new)]
         else:
-            lines += [*_jump_changes(old, new), f"-F {chain}", f"-X {chain}"]
+            lines += [*self._jumps(old, new), f"-F {chain}", f"-X {chain}"]
         self._restore("\n".join([*lines, "COMMIT", ""]))
+
+    def _jumps(self, old: Dict[str, List[str]], new: Dict[str, List[str]]) -> List[str]:
+        """What has to go, then what is missing; a jump that is there as wanted keeps its place among others' rules."""
+        gone: List[str] = []
+        added: List[str] = []
+        for chain in {**old, **new}:
+            have, want = old.get(chain, []), new.get(chain, [])
+            # A jump is taken away by its words, so one that is reached and one that is not cannot be told apart.
+            kept = [] if any(rule.endswith(_UNREACHED) for rule in have) else have
+            leaving = [_words(rule) for rule in _beyond(have, want if kept else [])]
+            coming = _beyond(want, kept)
+            gone += [f"-D {chain} {rule}" for rule in leaving]
+            place = self._place(chain, leaving) if coming else ""
+            added += [f"-A {chain} {_words(r)}" if _words(r) != r else f"{place} {r}" for r in coming]
+        return gone + added
+
+    def _place(self, chain: str, leaving: List[str]) -> str:
+        """At the end of a chain, or before the rule of FORWARD that no packet gets past."""
+        rules = list(self.forward_chain().rules) if chain == "FORWARD" else []
+        for rule in leaving:
+            if rule in rules:
+                rules.remove(rule)
+        wall = next((number for number, rule in enumerate(rules, 1) if drops_all(rule)), 0)
+        return f"-I {chain} {wall}" if wall else f"-A {chain}"
 
     def _restore(self, data: str) -> None:
         self._run([f"{self.command}-restore", "--noflush", "-w"], data)
@@ -130,7 +173,7 @@ def _items(backend: str, saved: str) -> List[Item]:
     """Our chains, their rules, and all rules elsewhere that lead into them."""
     items: List[Item] = []
     positions: Dict[Tuple[str, str], int] = {}
-    table = ""
+    table, walled = "", False
     for line in saved.splitlines():
         if line.startswith("*"):
             table = line[1:].strip()
@@ -138,14 +181,12 @@ def _items(backend: str, saved: str) -> List[Item]:
         if ours and line.startswith(f":{ours} "):
             items.append(FilterObject(backend, table, f"chain {ours}"))
         rule = _RULE.fullmatch(line.strip()) if ours else None
-        if rule and (rule[1] == ours or _leads_to(rule[2], ours)):
+        if rule and (rule[1] == ours or leads_to(rule[2], ours)):
             position = positions[table, rule[1]] = positions.get((table, rule[1]), 0) + 1
-            items.append(FilterRule(backend, table, rule[1], position, rule[2]))
+            text = rule[2] + (_UNREACHED if walled and rule[1] == "FORWARD" else "")
+            items.append(FilterRule(backend, table, rule[1], position, text))
+        walled = walled or bool(rule and table == "filter" and rule[1] == "FORWARD" and drops_all(rule[2]))
     return items
-
-
-def _leads_to(rule: str, chain: str) -> bool:
-    return re.search(rf"(^| )-[jg] {re.escape(chain)}( |$)", rule) is not None
 
 
 def _lines(state: State) -> Dict[str, List[str]]:
@@ -157,10 +198,9 @@ def _lines(state: State) -> Dict[str, List[str]]:
     return lines
 
 
-def _jump_changes(old: Dict[str, List[str]], new: Dict[str, List[str]]) -> List[str]:
-    """What has to go, then what is missing; a jump that is there as wanted keeps its place among others' rules."""
-    gone = [f"-D {chain} {rule}" for chain, rules in old.items() for rule in _beyond(rules, new.get(chain, []))]
-    return gone + [f"-A {chain} {rule}" for chain, rules in new.items() for rule in _beyond(rules, old.get(chain, []))]
+def _words(rule: str) -> str:
+    """The rule as iptables knows it."""
+    return rule[: -len(_UNREACHED)] if rule.endswith(_UNREACHED) else rule
 
 
 def _beyond(rules: List[str], others: List[str]) -> List[str]:

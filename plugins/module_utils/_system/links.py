@@ -11,6 +11,7 @@ from .._model.errors import ApplyError, ReadError
 from .._model.item import State, state_of
 from .._model.runtime import Link
 from .._plan.operation import DELETE, Operation
+from .files import make_directories
 
 
 class LinkAdapter:
@@ -48,7 +49,7 @@ def read_link(path: str) -> Optional[Link]:
 
 
 def _write(link: Link) -> None:
-    os.makedirs(os.path.dirname(link.path), mode=0o755, exist_ok=True)
+    make_directories(os.path.dirname(link.path))
     temporary = f"{link.path}.fairlead-new"
     if os.path.lexists(temporary):
         os.unlink(temporary)

@@ -16,6 +16,7 @@ from .._model.errors import ApplyError, PrerequisiteError
 from .._model.item import State, state_of
 from .._model.runtime import VERSION, RuntimeTree, tree_digest
 from .._plan.operation import DELETE, Operation
+from .files import make_directories, usual_umask
 
 _NEW, _REMOVED = ".new-", ".removed-"
 # Python's compiled files: made on the node, different for each Python, checked by Python itself.
@@ -84,7 +85,10 @@ class TreeAdapter:
         found = digest_of(new)
         if found != tree.digest:
             raise ApplyError(tree, f"{self.archive} holds another tree, with sha256 {found[:12]}")
-        compileall.compile_dir(os.path.join(new, "lib"), ddir=os.path.join(self._path(tree.version), "lib"), quiet=2)
+        with usual_umask():
+            compileall.compile_dir(
+                os.path.join(new, "lib"), ddir=os.path.join(self._path(tree.version), "lib"), quiet=2
+            )
         # After a power loss the link must not lead to files whose content never reached the disk.
         os.sync()
         self._set_aside(tree.version)
@@ -127,16 +131,9 @@ def unpack(archive: str, directory: str) -> None:
 
 
 def _unpack_entry(packed: tarfile.TarFile, entry: tarfile.TarInfo, path: str) -> None:
-    _make_directories(os.path.dirname(path))
+    make_directories(os.path.dirname(path))
     source = packed.extractfile(entry)
     assert source is not None, "a regular file has content"
     with open(path, "wb") as target:
         shutil.copyfileobj(source, target)
         os.fchmod(target.fileno(), entry.mode & 0o777)
-
-
-def _make_directories(path: str) -> None:
-    if not os.path.isdir(path):
-        _make_directories(os.path.dirname(path))
-        os.mkdir(path)
-        os.chmod(path, 0o755)

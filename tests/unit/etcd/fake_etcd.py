@@ -11,6 +11,7 @@ from typing import Any
 from ansible_collections.fairlead.cluster.plugins.module_utils._etcd.gateway import (
     NOT_FOUND,
     RefusedError,
+    UndeterminedError,
     UnreachableError,
     decoded,
     encoded,
@@ -51,7 +52,7 @@ class FakeEtcd:
             answer = getattr(self, "_" + path.replace("/", "_"))(body)
         if path == self.silent_after:
             self.silent_after = None
-            raise UnreachableError("no etcd endpoint answers: https://192.0.2.11:2379: no answer in time")
+            raise UndeterminedError("no etcd endpoint answers: https://192.0.2.11:2379: no answer in time")
         return {"header": {"revision": str(self.revision)}, **answer}
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.fairlead.cluster.plugins.module_utils._etcd.gateway import (
     Gateway,
     RefusedError,
+    UndeterminedError,
     UnreachableError,
 )
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.etcd import Access
@@ -37,6 +38,10 @@ def serve() -> Iterator[Serve]:
             def do_POST(self) -> None:  # noqa: N802
                 self.rfile.read(int(self.headers["Content-Length"]))
                 status, body = left.pop(0) if len(left) > 1 else left[0]
+                if not status:
+                    # Carried out, for all anybody knows; nothing is said.
+                    self.close_connection = True
+                    return
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -69,6 +74,7 @@ TIMED_OUT = (504, json.dumps({"code": 4, "message": "context deadline exceeded"}
 NO_SPACE = (429, json.dumps({"code": 8, "message": "etcdserver: mvcc: database space exceeded", "details": []}))
 PROXY = (502, "<html>Bad Gateway</html>")
 DEAD = "http://127.0.0.1:1"
+GONE = (0, "")
 
 
 @pytest.mark.parametrize("failure", [NO_LEADER, TIMED_OUT, PROXY, (200, "no json"), (200, "[]")])
@@ -87,6 +93,36 @@ def test_refusal_is_final_and_says_why(serve: Serve) -> None:
     with pytest.raises(RefusedError, match="database space exceeded") as caught:
         gateway(serve(NO_SPACE), serve(GOOD)).post("kv/put", {})
     assert caught.value.code == 8
+
+
+@pytest.mark.parametrize("lost", [TIMED_OUT, PROXY, GONE])
+def test_refusal_after_a_lost_answer_says_nothing_of_the_first_attempt(serve: Serve, lost: Answer) -> None:
+    with pytest.raises(UndeterminedError, match="database space exceeded.*after a first answer was lost"):
+        gateway(serve(lost), serve(NO_SPACE)).post("kv/txn", {})
+
+
+def test_refusal_after_an_endpoint_that_is_dead_is_final(serve: Serve) -> None:
+    with pytest.raises(RefusedError):
+        gateway(DEAD, serve(NO_SPACE)).post("kv/txn", {})
+
+
+def test_refused_read_is_final_whatever_was_before(serve: Serve) -> None:
+    with pytest.raises(RefusedError):
+        gateway(serve(TIMED_OUT), serve(NO_SPACE)).post("kv/range", {})
+
+
+@pytest.mark.parametrize(("path", "unknown"), [("kv/txn", True), ("kv/range", False)])
+def test_write_without_any_answer_is_undetermined(serve: Serve, path: str, unknown: bool) -> None:
+    with pytest.raises(UnreachableError) as caught:
+        gateway(DEAD, serve(GONE)).post(path, {})
+    assert isinstance(caught.value, UndeterminedError) is unknown
+
+
+def test_write_that_reached_nobody_is_not_undetermined() -> None:
+    with pytest.raises(UnreachableError) as caught:
+        gateway(DEAD).post("kv/txn", {})
+    assert not isinstance(caught.value, UndeterminedError)
+    assert caught.value.strangers == ()
 
 
 def test_all_failures_are_listed(serve: Serve) -> None:

@@ -6,123 +6,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._etcd import cluster, member, service
-from ansible_collections.fairlead.cluster.plugins.module_utils._etcd.gateway import UnreachableError
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import ReadError, SpecError
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.etcd import MemberStatus
-
-ENVIRONMENT = "ETCD_NAME=m1\nETCD_INITIAL_CLUSTER_STATE=existing\nETCD_LOG='a b'\n# c\n\nFAIRLEAD_ETCD_UNIT=1\n"
-PROCESS = {
-    "ETCD_NAME": "m1",
-    "ETCD_LOG": "a b",
-    "FAIRLEAD_ETCD_UNIT": "1",
-    "ETCD_INITIAL_CLUSTER_STATE": "new",
-    "A": "b",
-}
-
-
-class Node:
-    """systemd, the process it runs, and what the members of the cluster say."""
-
-    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.data, self.memory, self.bootstrap = root / "data", root / "memory.json", root / "bootstrap.env"
-        self.environment = root / "etcd.env"
-        self.environment.write_text(ENVIRONMENT)
-        self.shown = {"LoadState": "loaded", "ActiveState": "inactive", "UnitFileState": "disabled", "MainPID": "0"}
-        self.process: service.Process | None = None
-        self.commands: list[str] = []
-        self.names = ["m1", "m2", "m3"]
-        self.members: list[MemberStatus] | None = None
-        self.fails = ""
-        monkeypatch.setattr(member, "MEMORY", str(self.memory))
-        monkeypatch.setattr(member, "BOOTSTRAP_FILE", str(self.bootstrap))
-        monkeypatch.setattr(member, "list_members", lambda access: self.listed())
-        monkeypatch.setattr(cluster, "gather", lambda access: self.listed())
-        monkeypatch.setattr(cluster, "PAUSE", 0)
-        monkeypatch.setattr(service, "read_process", lambda pid: self.process)
-
-    def listed(self) -> list[MemberStatus]:
-        if self.members is None:
-            raise UnreachableError("no etcd endpoint answers")
-        return self.members
-
-    def systemctl(self, args: Sequence[str], data: str | None = None) -> tuple[int, str, str]:
-        verb = args[1]
-        if verb == "show":
-            return 0, "".join(f"{key}={value}\n" for key, value in self.shown.items()), ""
-        self.commands.append(" ".join(args[1:]))
-        if verb == self.fails:
-            return 1, "", "Unit is masked."
-        if verb == "daemon-reload":
-            self.shown["NeedDaemonReload"] = "no"
-        if verb in ("enable", "disable"):
-            self.shown["UnitFileState"] = f"{verb}d"
-        if verb in ("start", "restart"):
-            self.run()
-        if verb == "stop":
-            self.shown["ActiveState"] = "inactive"
-        return 0, "", ""
-
-    def run(self, **environment: str) -> None:
-        self.shown.update(ActiveState="active", MainPID="7")
-        self.process = service.Process({**PROCESS, **environment}, "/usr/bin/etcd")
-
-    def write_data(self) -> None:
-        wal = self.data / "member" / "wal"
-        wal.mkdir(parents=True)
-        (wal / "0-0.wal").touch()
-
-    def remember(self, stage: str) -> None:
-        content = {"name": "m1", "token": "lab", "data_dir": str(self.data), "stage": stage}
-        self.memory.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-        self.memory.chmod(0o600)
-
-    def document(self, **changes: Any) -> dict[str, Any]:
-        return {
-            "name": "m1",
-            "token": "lab",
-            "members": [{"name": name, "address": f"192.0.2.{name[1:]}"} for name in self.names],
-            "data_dir": str(self.data),
-            "environment_file": str(self.environment),
-            "wait": 0,
-            **changes,
-        }
-
-    def start(self, check: bool = False) -> member.Started:
-        return member.start(self.document(), check, self.systemctl)
-
-    def restart(self, check: bool = False) -> bool:
-        return member.restart(self.document(), check, self.systemctl).changed
-
-    def healthy(self, check: bool = False) -> bool:
-        return member.healthy(self.document(), check, self.systemctl)[0].changed
-
-    def status(self, name: str, **changes: Any) -> MemberStatus:
-        known = MemberStatus(
-            name=name,
-            id=name,
-            peer_urls=(f"https://192.0.2.{name[1:]}:2380",),
-            client_urls=(f"https://192.0.2.{name[1:]}:2379",),
-            learner=False,
-            healthy=True,
-        )
-        if changes.get("healthy") is False:
-            changes.setdefault("problem", "is dead")
-        return dataclasses.replace(known, **changes)
-
-    def cluster(self, *dead: str) -> None:
-        self.members = [self.status(name, healthy=name not in dead) for name in self.names]
-
-
-@pytest.fixture
-def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
-    return Node(tmp_path, monkeypatch)
+from ansible_collections.fairlead.cluster.plugins.module_utils._etcd.gateway import RefusedError, UnreachableError
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import (
+    PrerequisiteError,
+    ReadError,
+    SpecError,
+)
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.etcd import BANNER
+from tests.unit.etcd.member_node import PROCESS, Node, refused
 
 
 def test_very_first_start_says_that_the_cluster_is_new(node: Node) -> None:
@@ -175,14 +71,6 @@ def test_changed_unit_file_is_loaded_first(node: Node) -> None:
     assert node.commands == ["daemon-reload", "enable etcd.service", "start --no-block etcd.service"]
 
 
-def refused(node: Node) -> str:
-    before = node.memory.exists()
-    with pytest.raises(member.UnsafeStartError) as caught:
-        node.start()
-    assert (node.commands, node.bootstrap.exists(), node.memory.exists()) == ([], False, before)
-    return str(caught.value)
-
-
 def test_member_whose_data_is_gone_is_not_started(node: Node) -> None:
     node.remember("member")
     assert "member m1 has existed" in refused(node)
@@ -213,7 +101,7 @@ def test_etcd_that_is_not_ours_is_not_touched(node: Node) -> None:
     node.run()
     node.process = service.Process({"ETCD_NAME": "default"}, "/usr/bin/etcd")
     assert "runs an etcd that is not ours" in refused(node)
-    assert not member.remove({}, False, node.systemctl)[0].changed
+    assert not node.remove().outcome.changed
 
 
 def test_refused_start_takes_back_what_was_written(node: Node) -> None:
@@ -229,7 +117,7 @@ def test_refused_stop_leaves_the_service_enabled(node: Node) -> None:
     node.shown["UnitFileState"] = "enabled"
     node.fails = "stop"
     with pytest.raises(service.ApplyError, match="Unit is masked"):
-        member.remove({"environment_file": str(node.environment)}, False, node.systemctl)
+        node.remove()
     assert node.shown["UnitFileState"] == "enabled"
 
 
@@ -345,17 +233,44 @@ def test_others_may_be_dead_while_the_own_member_is_healthy(node: Node) -> None:
     assert node.healthy()
 
 
-def test_absent_stops_disables_and_forgets(node: Node) -> None:
-    node.write_data()
-    node.remember("member")
-    node.run(ETCD_NAME="old")
-    node.shown["UnitFileState"] = "enabled"
-    document = {"environment_file": str(node.environment)}
-    outcome, data_dir = member.remove(document, False, node.systemctl)
-    assert (outcome.changed, data_dir) == (True, str(node.data))
-    assert node.commands == ["disable etcd.service", "stop etcd.service"]
-    assert not node.memory.exists()
-    assert member.remove(document, False, node.systemctl)[0].changed is False
+def test_unit_of_ours_that_systemd_has_not_read_yet_is_loaded_first(node: Node) -> None:
+    """Its directory takes precedence, but systemd goes on with a package's unit until it is told to look."""
+    node.shown["FragmentPath"] = "/lib/systemd/system/etcd.service"
+    node.unit.write_text(f"# {BANNER}\n")
+    node.start()
+    assert node.commands[0] == "daemon-reload"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        UnreachableError("no answer", ["https://192.0.2.2:2379: its certificate is not valid here: self-signed"]),
+        RefusedError("/v3/cluster/member/list", 7, "its certificate is not valid here: not for me"),
+    ],
+)
+def test_members_that_cannot_be_understood_are_not_taken_for_nobody(
+    node: Node, monkeypatch: pytest.MonkeyPatch, answer: Exception
+) -> None:
+    def listed(_access: object) -> None:
+        raise answer
+
+    monkeypatch.setattr(member, "list_members", listed)
+    problem = refused(node)
+    assert "Starting here could found a second cluster" in problem
+    assert "its certificate is not valid here" in problem
+
+
+def test_missing_tls_files_stop_the_first_start_and_not_its_prediction(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(_access: object) -> None:
+        raise PrerequisiteError("the TLS files for etcd cannot be used")
+
+    monkeypatch.setattr(member, "list_members", listed)
+    with pytest.raises(PrerequisiteError):
+        node.start()
+    assert node.commands == []
+    assert node.start(check=True).outcome.changed
 
 
 def test_memory_that_cannot_be_read_counts_as_none(node: Node) -> None:

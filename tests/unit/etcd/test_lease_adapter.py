@@ -12,6 +12,7 @@ import pytest
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._desired import overlay_lease
 from ansible_collections.fairlead.cluster.plugins.module_utils._etcd import leases as leases_module
+from ansible_collections.fairlead.cluster.plugins.module_utils._etcd.gateway import RefusedError, UndeterminedError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import ApplyError, SpecError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.overlay import parse_overlay
 from tests.unit.etcd.fake_etcd import FakeEtcd, Unreachable
@@ -133,8 +134,7 @@ def test_key_that_was_moved_without_an_answer_keeps_its_new_etcd_lease(etcd: Fak
     """The transaction happened, and no endpoint said so: the new etcd lease carries the node's only key."""
     overlay_lease.ensure(document("n1", ttl=20000), check=False)
     etcd.silent_after = "kv/txn"
-    with pytest.raises(overlay_lease.UnreachableError):
-        overlay_lease.ensure(document("n1"), check=False)
+    assert overlay_lease.ensure(document("n1"), check=False).leases[0]["ttl"] == 86400
     assert etcd.leases[etcd.entries[key(1)].lease][0] == 86400
     # The old etcd lease carries nothing any more, and runs out by itself.
     etcd.advance(20000)
@@ -143,14 +143,34 @@ def test_key_that_was_moved_without_an_answer_keeps_its_new_etcd_lease(etcd: Fak
 
 def test_etcd_leases_of_a_write_that_may_still_happen_are_not_revoked(etcd: FakeEtcd) -> None:
     def never_answered() -> None:
-        raise overlay_lease.UnreachableError("no etcd endpoint answers")
+        raise UndeterminedError("etcd refused kv/txn: database space exceeded, after a first answer was lost")
 
     etcd.before["kv/txn"] = never_answered
-    with pytest.raises(overlay_lease.UnreachableError):
+    with pytest.raises(UndeterminedError):
         overlay_lease.ensure(document("n1"), check=False)
     assert "lease/revoke" not in etcd.calls
     assert len(etcd.leases) == 5
     etcd.advance(86400)
+
+
+def test_write_that_nobody_answered_is_looked_up_before_anything_is_decided(etcd: FakeEtcd) -> None:
+    etcd.silent_after = "kv/txn"
+    ensured = overlay_lease.ensure(document("n1"), check=False)
+    assert subnets(ensured) == {name: f"10.244.{name[1:]}.0/24" for name in NAMES}
+    assert etcd.calls.count("kv/txn") == 1
+    assert "lease/revoke" not in etcd.calls
+
+
+def test_write_that_cannot_be_looked_up_keeps_its_etcd_leases(etcd: FakeEtcd) -> None:
+    def refuse() -> None:
+        raise RefusedError("/v3/kv/range", 7, "permission denied")
+
+    etcd.before["kv/txn"] = lambda: etcd.before.update({"kv/range": refuse})
+    etcd.silent_after = "kv/txn"
+    with pytest.raises(UndeterminedError, match="no answer in time"):
+        overlay_lease.ensure(document("n1"), check=False)
+    assert "lease/revoke" not in etcd.calls
+    assert len([name for name in etcd.entries if "subnets" in name]) == 5
 
 
 def test_key_of_a_lost_answer_stays_when_others_write_right_after(etcd: FakeEtcd) -> None:

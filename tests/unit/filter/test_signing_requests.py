@@ -16,7 +16,14 @@ DECLARED = [
 
 
 def asked(**changes: str) -> dict[str, str | None]:
-    return {"name": "etcd-client", "csr": "CSR", "reason": "there is no key", "known_authority": None, **changes}
+    return {
+        "name": "etcd-client",
+        "csr": "CSR",
+        "reason": "there is no key",
+        "need": "now",
+        "known_authority": None,
+        **changes,
+    }
 
 
 def test_request_carries_the_declaration_and_the_csr() -> None:
@@ -27,6 +34,8 @@ def test_request_carries_the_declaration_and_the_csr() -> None:
             "authority": "etcd",
             "common_name": "w1",
             "csr": "CSR",
+            "reason": "there is no key",
+            "need": "now",
             "known_authority": None,
         }
     ]

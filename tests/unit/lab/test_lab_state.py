@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import threading
 import time
@@ -82,6 +84,81 @@ def test_cache_keeps_nothing_of_a_failed_build(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(LabError):
         cache.built("thing", fail)
     assert [path.name for path in tmp_path.iterdir()] == [".thing.lock"]
+
+
+DAY = 24 * 3600
+
+
+@pytest.fixture
+def old_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache whose entries were used 31 days ago: trees, a disk, and what a killed build left."""
+    monkeypatch.setattr(state, "CACHE", tmp_path)
+    for name in ("root-1", "mirror-2", "vagrant-3"):
+        cache.built(name, _make_tree)
+    cache.built("disk-4.ext4", Path.touch)
+    cache.touch(tmp_path / "root-5")
+    _make_tree(tmp_path / ".root-5.new")
+    for lock in tmp_path.glob(".*.lock"):
+        os.utime(lock, (time.time() - 31 * DAY,) * 2)
+    (tmp_path / "of-somebody-else").mkdir()
+    return tmp_path
+
+
+def _make_tree(path: Path) -> None:
+    (path / "deep").mkdir(parents=True)
+    (path / "deep" / "file").write_text("x")
+    (path / "deep").chmod(0o500)
+
+
+def test_entries_that_nobody_used_for_long_go(old_entries: Path) -> None:
+    assert sorted(cache.prune(set())) == ["disk-4.ext4", "mirror-2", "root-1", "root-5", "vagrant-3"]
+    assert [path.name for path in old_entries.iterdir()] == ["of-somebody-else"]
+    assert cache.prune(set()) == []
+
+
+def test_entries_in_use_stay(old_entries: Path) -> None:
+    cache.built("root-1", _make_tree)
+    cache.touch(old_entries / "mirror-2")
+    pruned = cache.prune({old_entries / "vagrant-3", Path("/elsewhere/disk-4.ext4")})
+    assert sorted(pruned) == ["disk-4.ext4", "root-5"]
+    assert {path.name for path in old_entries.glob("[!.]*")} == {"root-1", "mirror-2", "vagrant-3", "of-somebody-else"}
+
+
+def test_entries_of_last_month_stay(old_entries: Path) -> None:
+    assert cache.prune(set(), now=time.time() - 2 * DAY) == []
+    assert (old_entries / "root-1" / "deep" / "file").exists()
+
+
+def test_entry_that_is_being_built_stays(old_entries: Path) -> None:
+    handle = os.open(old_entries / ".root-1.lock", os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert "root-1" not in cache.prune(set())
+    finally:
+        os.close(handle)
+    assert (old_entries / "root-1").exists()
+
+
+def test_pruned_entry_is_built_again(old_entries: Path) -> None:
+    cache.prune(set())
+    assert (cache.built("root-1", _make_tree) / "deep" / "file").read_text() == "x"
+
+
+def test_paths_of_labs_of_all_checkouts_are_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    monkeypatch.setattr(state, "RUN", tmp_path / "run")
+    for labs, name, disk in ((other, "far", "/c/disk-1"), (mine, "near", "")):
+        monkeypatch.setattr(state, "LABS", labs)
+        nodes = {"a": "192.0.2.2"}
+        lab = state.Lab(name, "/i", "uml", "192.0.2.0/24", "192.0.2.1", 512, nodes, f"/c/root-{name}", disk, "/c/m")
+        lab.save()
+    owner = state.run_dir("far") / "owner"
+    owner.parent.mkdir(parents=True)
+    owner.write_text(str(other / "far"))
+    gone = state.run_dir("gone") / "owner"
+    gone.parent.mkdir()
+    gone.write_text(str(other / "gone"))
+    assert {str(path) for path in state.paths_in_use()} == {"/c/root-far", "/c/disk-1", "/c/m", "/c/root-near"}
 
 
 def test_key_depends_on_every_part_and_where_it_ends() -> None:

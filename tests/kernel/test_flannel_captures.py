@@ -1,0 +1,198 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Our modules against what real flanneld made of the same node (tests/fixtures/flannel): what differs is listed here.
+
+The captures are made by scripts/capture-flannel and proven by tests/upstream; nothing here needs flanneld or Go.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernel.conftest import RunModule
+from tests.kernel.namespaces import Namespace, Namespaces
+from tests.upstream import capture, node_state
+from tests.upstream.lan import Lan
+
+NETWORK = "10.244.0.0/16"
+DATAPATH = ("links", "addresses", "routes", "neighbors", "fdb", "sysctls")
+FILTERS = ("iptables", "ip6tables", "nftables")
+#: By capture, the parameters of overlay_network that ask for the same.
+BACKENDS: dict[str, dict[str, Any]] = {
+    "vxlan-ipv4": {"type": "vxlan", "vni": 1, "port": 8472},
+    "vxlan-ipv4-nftables": {"type": "vxlan"},
+}
+# Chains and comments have names of ours, so that neither takes the other's rules for its own.
+IPTABLES_NAMES = {
+    "FLANNEL-POSTRTG": "FAIRLEAD-POSTRTG",
+    "FLANNEL-FWD": "FAIRLEAD-FWD",
+    "flanneld masq": "fairlead masquerade",
+    "flanneld forward": "fairlead forward",
+}
+NFTABLES_NAMES = {"flannel-ipv4": "fairlead", "postrtg": "postrouting"}
+
+
+def captured(name: str, number: int) -> dict[str, Any]:
+    state: dict[str, Any] = capture.stored(name)["nodes"][f"n{number}"]
+    return state
+
+
+def members(name: str) -> list[dict[str, str]]:
+    """The nodes of a capture, as our modules are told of them."""
+    found = []
+    for key, entry in capture.stored(name)["leases"].items():
+        value = json.loads(entry["value"])
+        address, mac = value["PublicIP"], value["BackendData"]["VtepMAC"]
+        subnet = key.replace("-", "/")
+        found.append({"name": f"n{address.rpartition('.')[2]}", "address": address, "subnet": subnet, "mac": mac})
+    return found
+
+
+def comparable(node: Namespace, name: str, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The node's state and the captured one. Other kernels and tools than those of the capture know other settings."""
+    have, want, versions = node_state.read(node), captured(name, number), capture.versions(node)
+    if versions == capture.stored(name)["made_with"]:
+        return have, want
+    return node_state.common(have, want), node_state.common(want, have)
+
+
+@pytest.fixture(params=capture.NODES)
+def number(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def node(number: int, netns: Namespaces, tmp_path: Path) -> Namespace:
+    """A node as it is before flanneld comes."""
+    return Lan(netns, tmp_path).node(number)
+
+
+@pytest.mark.parametrize("by_object", [False, True], ids=["plain routes", "routes by object"])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_datapath_is_flannels(
+    name: str, by_object: bool, number: int, node: Namespace, run_module: RunModule, tmp_path: Path
+) -> None:
+    """Flannel knows no nexthop objects: with them the routes name one, and lead to the same gateway and device."""
+    own = next(member for member in members(name) if member["name"] == f"n{number}")
+    file = tmp_path / "subnet.env"
+    run_module(
+        "overlay_network",
+        {
+            "network": NETWORK,
+            "backend": BACKENDS[name],
+            "node": own,
+            "peers": members(name),
+            "subnet_env": {"path": str(file), "ipmasq": True},
+            "nexthop_objects": by_object,
+        },
+        netns=node,
+    )
+    have, want = comparable(node, name, number)
+    named = [(route.pop("nhid"), route.pop("nh_info", None)) for route in have["routes"]["4"] if "nhid" in route]
+    have["routes"]["4"].sort(key=lambda route: json.dumps(route, sort_keys=True))
+    assert len(named) == len(node.json("ip -j nexthop show")) == (len(members(name)) - 1 if by_object else 0)
+    for part in DATAPATH:
+        assert have[part] == want[part], part
+    assert file.read_text().splitlines() == captured(name, number)["subnet_env"]
+
+
+def chains(saved: list[str]) -> dict[str, dict[str, list[str]]]:
+    """Policies and rules by table and chain from lines of iptables-save, which sorts neither tables nor chains."""
+    tables: dict[str, dict[str, list[str]]] = {}
+    for line in saved:
+        if line.startswith("*"):
+            table = tables.setdefault(line[1:], {})
+        elif line.startswith(":"):
+            chain, policy = line[1:].split()[:2]
+            table[chain] = [f"policy {policy}"]
+        elif line.startswith("-A "):
+            table[line.split()[1]].append(line)
+    return tables
+
+
+def renamed(value: Any, names: dict[str, str]) -> Any:
+    text = json.dumps(value)
+    for theirs, ours in names.items():
+        text = text.replace(theirs, ours)
+    return json.loads(text)
+
+
+def masquerade(node: Namespace, number: int, backend: str, run_module: RunModule) -> None:
+    arguments = {"network": NETWORK, "subnet": f"10.244.{number}.0/24", "backend": backend}
+    run_module("masquerade", arguments, netns=node)
+
+
+def test_iptables_rules_are_flannels(number: int, node: Namespace, run_module: RunModule) -> None:
+    masquerade(node, number, "iptables", run_module)
+    have, want = comparable(node, "vxlan-ipv4", number)
+    assert chains(have["iptables"]) == chains(renamed(want["iptables"], IPTABLES_NAMES))
+    assert (have["ip6tables"], have["nftables"]) == (want["ip6tables"], want["nftables"])
+
+
+def match(operator: str, left: dict[str, Any], right: Any) -> dict[str, Any]:
+    return {"match": {"op": operator, "left": left, "right": right}}
+
+
+def address(field: str, network: str, operator: str = "==") -> dict[str, Any]:
+    base, _slash, length = network.partition("/")
+    payload = {"payload": {"protocol": "ip", "field": field}}
+    return match(operator, payload, {"prefix": {"addr": base, "len": int(length)}})
+
+
+def deliberate(subnet: str) -> dict[tuple[str, int], tuple[list[Any], list[Any]]]:
+    """Rules of nftables that differ on purpose, by chain and position: flannel's expressions, and ours.
+
+    Ours is what flannel's own rules for iptables say, so that a node may change its packet filter and nothing else.
+    """
+    mark, verdict = {"meta": {"key": "mark"}}, {"return": None}
+    return {
+        # kube-proxy owns one bit of the mark. Compared as a whole, a packet with any other bit set beside it would be
+        # masqueraded here although kube-proxy wants to do it.
+        ("postrouting", 0): (
+            [match("==", mark, 0x4000), verdict],
+            [match("==", {"&": [mark, 0x4000]}, 0x4000), verdict],
+        ),
+        # Flannel's rule returns for all that enters the network from outside of this node's part of it, so that the
+        # last rule, which masquerades what comes from outside of the network, is never reached.
+        ("postrouting", 3): (
+            [address("saddr", subnet, "!="), address("daddr", NETWORK), verdict],
+            [address("saddr", NETWORK, "!="), address("daddr", subnet), verdict],
+        ),
+    }
+
+
+def rules(state: dict[str, Any]) -> dict[tuple[str, int], list[Any]]:
+    """Expressions by chain and position."""
+    found: dict[tuple[str, int], list[Any]] = {}
+    for entry in state["nftables"]:
+        if "rule" in entry:
+            chain = entry["rule"]["chain"]
+            found[chain, sum(1 for name, _position in found if name == chain)] = entry["rule"]["expr"]
+    return found
+
+
+def test_nftables_rules_are_those_of_flannels_iptables(number: int, node: Namespace, run_module: RunModule) -> None:
+    masquerade(node, number, "nftables", run_module)
+    have, want = comparable(node, "vxlan-ipv4-nftables", number)
+    theirs = rules({"nftables": renamed(want["nftables"], NFTABLES_NAMES)})
+    ours = rules(have)
+    assert sorted(ours) == sorted(theirs)
+    different = {place: (theirs[place], ours[place]) for place in ours if ours[place] != theirs[place]}
+    assert different == deliberate(f"10.244.{number}.0/24")
+
+
+def test_nftables_chains_are_flannels_without_its_empty_table(
+    number: int, node: Namespace, run_module: RunModule
+) -> None:
+    masquerade(node, number, "nftables", run_module)
+    have, want = comparable(node, "vxlan-ipv4-nftables", number)
+    theirs = [entry for entry in renamed(want["nftables"], NFTABLES_NAMES) if "rule" not in entry]
+    # It makes a table for IPv6 in an IPv4 network too, and puts nothing in it.
+    theirs.remove({"table": {"family": "ip6", "name": "flannel-ipv6"}})
+    ours = [entry for entry in have["nftables"] if "rule" not in entry]
+    assert sorted(map(json.dumps, ours)) == sorted(map(json.dumps, theirs))
+    assert (have["iptables"], have["ip6tables"]) == (want["iptables"], want["ip6tables"])
