@@ -71,7 +71,7 @@ class VxlanDevice(BaseItem):
 
 
 @dataclasses.dataclass(frozen=True)
-class IpipDevice(Record):
+class IpipDevice(BaseItem):
     """A device that puts IPv4 packets into IPv4 packets. ``local`` is the outer source address; the outer destination
     is the gateway of the route that leads through the device."""
 
