@@ -117,7 +117,7 @@ class _Taken:
             raise SpecError("subnet", f"{member.subnet} overlaps that of another lease")
 
 
-def _usual(data: Mapping[str, Any], network: Network, named: bool, with_mac: bool) -> Optional[Member]:
+def _usual(data: Mapping[str, Any], network: Network, named: bool, with_mac: bool = True) -> Optional[Member]:
     """The member, None when anything about the entry is unusual or wrong."""
     name, address, subnet, mac = data.get("name"), data.get("address"), data.get("subnet"), data.get("mac")
     if not with_mac:
@@ -155,7 +155,7 @@ def _number(address: Any) -> int:
     return int.from_bytes(packed, "big")
 
 
-def _careful(section: Section, network: Network, named: bool, with_mac: bool) -> Member:
+def _careful(section: Section, network: Network, named: bool, with_mac: bool = True) -> Member:
     section.get("backend_type", None)
     section.get("ttl", None)
     has_name = named or section.get("name", None) is not None
