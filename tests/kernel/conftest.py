@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from ansible_collections.fairlead.cluster.plugins.module_utils._system import lock
 from tests.kernel.namespaces import Namespace, Namespaces, remove_abandoned, run_process
 
 MODULES = "ansible_collections.fairlead.cluster.plugins.modules"
@@ -56,6 +57,12 @@ def netns() -> Iterator[Namespaces]:
         yield namespaces
     finally:
         namespaces.remove()
+
+
+@pytest.fixture(autouse=True)
+def _own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests that call the library themselves do not wait for this machine's own runs."""
+    monkeypatch.setattr(lock, "DIRECTORY", str(tmp_path / "run" / "lock"))
 
 
 @pytest.fixture

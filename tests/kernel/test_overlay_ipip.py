@@ -66,7 +66,7 @@ def apply(monkeypatch: pytest.MonkeyPatch) -> Apply:
     saved: dict[str, Overlay] = {}
 
     def run(node: Namespace, document: dict[str, Any]) -> Outcome:
-        monkeypatch.setattr(overlay_network, "_earlier_document", lambda: saved.get(node.name))
+        monkeypatch.setattr(overlay_network, "_earlier_document", lambda *_: saved.get(node.name))
         with inside(node):
             outcome = overlay_network.converge(document, False, no_runner)
         if "node" in document:

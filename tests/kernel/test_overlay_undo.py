@@ -70,7 +70,7 @@ def converge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
         before = parse_overlay(earlier) if earlier is not None else None
         monkeypatch.setattr(overlay_network, "_adapter", poison)
-        monkeypatch.setattr(overlay_network, "_earlier_document", lambda: before)
+        monkeypatch.setattr(overlay_network, "_earlier_document", lambda *_: before)
         with inside(node):
             overlay_network.converge(args, False, no_runner)
         return poisoned[0].planned

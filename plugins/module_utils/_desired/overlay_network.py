@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from .._engine import Adapter, Combined, Outcome
@@ -19,7 +20,15 @@ from .._model.datapath import (
 )
 from .._model.errors import FairleadError, SpecError
 from .._model.item import Key, State, state_of
-from .._model.overlay import Overlay, device_mtu, direct_keys, parse_overlay, parse_subnet_env, wanted_items
+from .._model.overlay import (
+    Overlay,
+    device_mtu,
+    direct_keys,
+    parse_overlay,
+    parse_subnet_env,
+    refuse_to_cover,
+    wanted_items,
+)
 from .._model.parse import Section
 from .._model.underlay import Underlay
 from .._netlink import nexthops
@@ -29,7 +38,9 @@ from .._netlink.rtnetlink import Rtnetlink
 from .._netlink.underlay import find_interface, find_underlay, require_free, require_free_address, require_ipip
 from .._plan.operation import outcome_of
 from .._plan.overlay import Wanted, plan_overlay
+from .._system.controller import controller_address
 from .._system.files import FileAdapter
+from .._system.lock import exclusive
 from .._system.runner import Runner
 from . import store
 
@@ -44,10 +55,14 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
     what the saved document names and nothing else; ``not_ours`` tells when that is not what was asked for.
     """
     content = {key: value for key, value in document.items() if key != "state"}
-    if document.get("state", OVERRIDDEN) == DELETED:
-        return _remove(check)
+    with nullcontext() if check else exclusive(KIND):
+        return _remove(check) if document.get("state", OVERRIDDEN) == DELETED else _converge(content, check)
+
+
+def _converge(content: Mapping[str, Any], check: bool) -> Outcome:
     overlay = parse_overlay(content)
-    earlier = _earlier_document()
+    refuse_to_cover(overlay, controller_address())
+    earlier = _earlier_document(content, overlay)
     devices = _devices(overlay.backend.device, earlier)
     with_accept_ra = accept_ra_writable()
     with Rtnetlink() as netlink:
@@ -196,11 +211,18 @@ def _adapter(datapath: OverlayAdapter, paths: Iterable[str]) -> Combined:
     return Combined({**adapters, "file": FileAdapter(paths)})
 
 
-def _earlier_document() -> Optional[Overlay]:
-    """What this node was last brought to; None when it was nothing, or nothing that is understood."""
+def _earlier_document(
+    content: Optional[Mapping[str, Any]] = None, overlay: Optional[Overlay] = None
+) -> Optional[Overlay]:
+    """What this node was last brought to; None when it was nothing, or nothing that is understood.
+
+    It is ``overlay`` when ``content`` is what is saved, as at boot: thousands of peers are not parsed twice.
+    """
     try:
         document = store.load(KIND)
-        return parse_overlay(document) if document is not None else None
+        if document is None or document == content:
+            return overlay if document is not None else None
+        return parse_overlay(document)
     except FairleadError:
         return None
 

@@ -28,7 +28,7 @@ from .errors import SpecError
 from .files import File
 from .item import Item, Key
 from .members import SUBNET_LIMIT, Member, of_backend, parse_members, require_ipv4
-from .parse import Network, Section
+from .parse import Address, Network, Section
 from .underlay import Rules, Underlay, parse_rules
 
 # Longest pod network.
@@ -109,6 +109,20 @@ def device_mtu(backend: Backend, underlay: Underlay) -> int:
     if backend.mtu > underlay.mtu:
         raise SpecError("backend.mtu", f"{backend.mtu} is more than {underlay.mtu}, the MTU of {underlay.name}")
     return (backend.mtu or underlay.mtu) - backend.overhead
+
+
+def refuse_to_cover(overlay: Overlay, controller: Optional[Address]) -> None:
+    """Raises SpecError when the route to a peer would take away the one to where this run is steered from."""
+    if controller is None or controller.version != 4:
+        return
+    number = int(controller)
+    for peer in overlay.peers:
+        if peer.first <= number <= peer.last:
+            raise SpecError(
+                f"peers: {peer.name or peer.address}",
+                f"its subnet {peer.subnet} holds {controller}, from where this connection comes; it would be cut. "
+                f"Give the peer another subnet, or run from elsewhere",
+            )
 
 
 def nexthop_id(member: Member, network: Network) -> int:

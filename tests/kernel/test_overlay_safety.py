@@ -1,0 +1,61 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of overlay_network refuses or waits for, so that nobody is locked out and no two runs meet."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.conftest import RunModule
+from tests.kernel.namespaces import Namespaces
+from tests.kernel.overlay_nodes import document, lone_node, snapshot
+
+MODULE = "overlay_network"
+HOLD = """
+import sys, time
+from ansible_collections.fairlead.cluster.plugins.module_utils._system.lock import exclusive
+with exclusive("overlay_network"):
+    print("held", flush=True)
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("check", [True, False], ids=["check mode", "real"])
+def test_route_over_the_controller_s_address_is_refused(
+    netns: Namespaces, run_module: RunModule, monkeypatch: pytest.MonkeyPatch, check: bool
+) -> None:
+    node = lone_node(netns)
+    before = snapshot(node)
+    monkeypatch.setenv("SSH_CONNECTION", "10.244.3.50 51000 192.0.2.1 22")
+    message = run_module(MODULE, document(1, 2, 3), netns=node, check=check, fails=True)["msg"]
+    assert message.startswith("peers: n3: its subnet 10.244.3.0/24 holds 10.244.3.50, from where this connection comes")
+    assert snapshot(node) == before
+    run_module(MODULE, document(1, 2), netns=node)
+
+
+@pytest.fixture
+def held(tmp_path: Path, root_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another run, which has been changing the overlay for two seconds when it ends."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(root_dir / "collections"),
+        "FAIRLEAD_RUN_DIR": str(tmp_path / "run"),
+    }
+    command = [sys.executable, "-c", HOLD, "2"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_second_run_waits_for_the_first(netns: Namespaces, run_module: RunModule, held: subprocess.Popen[str]) -> None:
+    node = lone_node(netns)
+    assert run_module(MODULE, document(1, 2), netns=node)["changed"]
+    assert held.poll() is not None, "the module did not wait"
+    assert "flannel.1" in node.out("ip -br link")
