@@ -36,12 +36,16 @@ options:
   state:
     description:
       - V(overridden) makes exactly what is declared.
+      - V(merged) and V(replaced) also keep the peers of the document kept on this node, but for those whose name or
+        subnet a declared peer has. Since a peer is declared whole, the two are the same.
+      - V(rendered) returns the commands of C(ip) and C(bridge) that would make the datapath on a node with nothing of
+        it, and touches nothing.
       - V(deleted) removes the device, all that hangs on it, and the file of O(subnet_env), as the document kept on this
         node names them. Without such a document nothing is removed, and a warning tells so, because a device of that
         name is not known to be ours.
       - V(gathered) reads only. Peers come without names, which the kernel does not know.
     type: str
-    choices: [overridden, deleted, gathered]
+    choices: [overridden, merged, replaced, deleted, gathered, rendered]
     default: overridden
   network:
     description: Pod network of the cluster in CIDR form, IPv4, at most a /28.
@@ -235,6 +239,13 @@ mtu:
   returned: success
   type: int
   sample: 1450
+rendered:
+  description: Command lines, in the order in which they are to be run.
+  returned: with O(state=rendered)
+  type: list
+  elements: str
+  sample:
+    - ip link set flannel.1 up
 gathered:
   description: What is there in the form of the parameters.
   returned: with O(state=gathered)
@@ -256,9 +267,12 @@ from ..module_utils._deps import has_pyroute2, require_pyroute2
 from ..module_utils._desired import store
 from ..module_utils._desired.overlay_network import KIND, about, converge, described, gather, not_ours, predict
 from ..module_utils._engine import Outcome, together
+from ..module_utils._model.item import State
 from ..module_utils._model.members import of_backend
+from ..module_utils._model.overlay_forms import commands, joined
 from ..module_utils._system.runner import module_runner
 
+MAKING = ("overridden", "merged", "replaced")
 IDENTITY = ("name", "address", "subnet", "mac")
 MEMBER = {
     **{name: {"type": "str", "required": name in ("address", "subnet")} for name in IDENTITY},
@@ -276,7 +290,7 @@ SUBNET_ENV = {
     "ipmasq": {"type": "bool", "default": False},
 }
 SPEC = {
-    "state": {"type": "str", "choices": ["overridden", "deleted", "gathered"], "default": "overridden"},
+    "state": {"type": "str", "choices": [*MAKING, "deleted", "gathered", "rendered"], "default": "overridden"},
     "network": {"type": "str", "default": "10.244.0.0/16"},
     "backend": {"type": "dict", "default": {}, "options": BACKEND},
     "node": {"type": "dict", "options": MEMBER},
@@ -292,20 +306,31 @@ SPEC = {
 
 def body(module: AnsibleModule) -> Dict[str, Any]:
     document, state = _document(module.params), module.params["state"]
-    if module.check_mode and state == "overridden" and not has_pyroute2():
+    if state == "rendered":
+        outcome = predict(document)
+        lines = [line for operation in outcome.operations for line in commands(operation.item)]
+        return {**_unchanged(module, document, {}), "rendered": lines}
+    if state in ("merged", "replaced"):
+        document = joined(store.load(KIND), document)
+    if module.check_mode and state in MAKING and not has_pyroute2():
         return _predicted(module, document)
     require_pyroute2(module)
     if state == "gathered":
         found = gather(document)
-        result = result_of(module, Outcome(found, found, []), "overlay network")
-        return {**result, **_about(document, Outcome(found, found, [])), "gathered": described(found)}
+        return {**_unchanged(module, document, found), "gathered": described(found)}
     warning = not_ours(document) if state == "deleted" else None
     if warning:
         module.warn(warning)
-    outcome = converge({**document, "state": state}, module.check_mode, module_runner(module))
-    save, check = state == "overridden", module.check_mode
+    wanted = "deleted" if state == "deleted" else "overridden"
+    outcome = converge({**document, "state": wanted}, module.check_mode, module_runner(module))
+    save, check = state in MAKING, module.check_mode
     kept = store.save(KIND, document, check) if save else store.forget(KIND, check)
     return {**result_of(module, together(outcome, kept), "overlay network"), **_about(document, outcome)}
+
+
+def _unchanged(module: AnsibleModule, document: Dict[str, Any], found: State) -> Dict[str, Any]:
+    outcome = Outcome(found, found, [])
+    return {**result_of(module, outcome, "overlay network"), **_about(document, outcome)}
 
 
 def _predicted(module: AnsibleModule, document: Dict[str, Any]) -> Dict[str, Any]:
@@ -333,7 +358,7 @@ def _about(document: Dict[str, Any], outcome: Outcome) -> Dict[str, Any]:
 
 
 def main() -> None:
-    required = [("state", "overridden", ["node"])]
+    required = [("state", state, ["node"]) for state in (*MAKING, "rendered")]
     run(AnsibleModule(SPEC, required_if=required, supports_check_mode=True), body)
 
 
