@@ -52,6 +52,14 @@ options:
   key_file:
     description: Key of the client certificate.
     type: path
+  username:
+    description: User of etcd, where it has authentication enabled. Needs O(password).
+    type: str
+  password:
+    description:
+      - Password of O(username). Where etcd has authentication enabled without TLS, it travels in the clear.
+      - It is kept on the node, readable for root only, so that the lease can be renewed.
+    type: str
   timeout:
     description: Seconds to wait for one answer of one endpoint.
     type: int
@@ -251,6 +259,8 @@ ARGUMENT_SPEC = {
     "ca_file": {"type": "path"},
     "cert_file": {"type": "path"},
     "key_file": {"type": "path", "no_log": False},
+    "username": {"type": "str"},
+    "password": {"type": "str", "no_log": True},
     "timeout": {"type": "int", "default": 5},
     "prefix": {"type": "str", "default": "/coreos.com/network"},
     "config": {"type": "dict", "options": CONFIG_SPEC},
@@ -300,7 +310,7 @@ def main() -> None:
         ARGUMENT_SPEC,
         supports_check_mode=True,
         required_if=[("state", "present", NEEDED), ("state", "absent", NEEDED)],
-        required_by={"cert_file": ["key_file"], "nodes": ["cluster_name"]},
+        required_by={"cert_file": ["key_file"], "nodes": ["cluster_name"], "password": ["username"]},
     )
     run(module, body)
 
