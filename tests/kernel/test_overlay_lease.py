@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,17 +110,6 @@ def test_check_mode_writes_nothing_and_says_what_a_run_does(store: Store) -> Non
     real = store.run("w1")
     assert (predicted["changed"], predicted["operations"]) == (True, real["operations"])
     assert predicted["own"]["subnet"] == real["own"]["subnet"]
-
-
-def test_nodes_that_start_at_once_agree_and_leave_no_stray_leases(store: Store) -> None:
-    names = [f"n{number}" for number in range(1, 131)]
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda node: store.run(node, names=names), ["n1", "n2", "n3", "n4"]))
-    subnets = [{lease["name"]: lease["subnet"] for lease in result["leases"]} for result in results]
-    assert subnets == [{f"n{number}": f"10.244.{number}.0/24" for number in range(1, 131)}] * 4
-    attached = {store.etcd.lease_of(subnet_key(number)) for number in range(1, 131)}
-    assert len(attached) == 130
-    assert store.etcd.leases() == attached
 
 
 def test_peer_of_flanneld_is_left_alone_and_listed(store: Store) -> None:

@@ -41,7 +41,7 @@ class Access:
 
 
 def parse_access(document: Mapping[str, Any]) -> Access:
-    """Shape: ``{endpoints: [URL], ca_file?, cert_file?, key_file?, timeout?, username?, password?}``; other keys are left
+    """Shape: ``{endpoints: [URL], ca_file?, cert_file?, key_file?, timeout?, username?, password?}``; others are ignored."""
     to others."""
     section = Section(document)
     endpoints = section.list("endpoints")

@@ -21,6 +21,8 @@ from .parse import REQUIRED, Section, unique
 VXLAN = "vxlan"
 # Life of a lease: a key without etcd lease; one with an etcd lease; the same with less than half of its time left.
 PERMANENT, LEASED, ENDING = "permanent", "leased", "ending"
+# One whose etcd lease other keys hang on too, so that it cannot be kept alive, or end, by itself.
+SHARED = "shared"
 # VXLAN has 24 bits for it (RFC 7348), but the device is called flannel.<vni>, and a device name has 15 characters at
 # the most, of which "flannel." takes 8.
 VNI_LIMIT = 9999999

@@ -173,7 +173,9 @@ def test_authentication_that_was_disabled_meanwhile_is_no_error(client: Gateway,
 def test_wrong_password_is_final_and_is_not_shown(endpoints: Endpoints, member: Member) -> None:
     other = Member()
     client = gateway(endpoints.serve(member), endpoints.serve(other), password="wrong-one")
-    with pytest.raises(LoginError, match="does not let user flannel in: .*invalid user ID or password; correct") as caught:
+    with pytest.raises(
+        LoginError, match="does not let user flannel in: .*invalid user ID or password; correct"
+    ) as caught:
         client.post("kv/range", {})
     assert other.calls == []
     shown = f"{caught.value} {caught.value.__cause__} {client.access!r}"
