@@ -19,7 +19,7 @@ description:
     subnet. A new lease gets the first free subnet in the order of O(nodes).
   - Leases of peers that are not in O(nodes), such as nodes that run flanneld, are never touched. Those among them that
     no datapath can be made from (no valid MAC address, a subnet outside of the network, a second lease of one address,
-    MAC address or overlapping subnet) are left out of the results with a warning. A node that runs flanneld
+    MAC address or overlapping subnet) are left out of the peers with a warning. A node that runs flanneld
     must not be in O(nodes), because flanneld chooses its MAC address itself.
   - Etcd is reached through its JSON gateway, version 3.4 or newer.
 extends_documentation_fragment: fairlead.cluster.attributes
@@ -206,6 +206,29 @@ peers:
   returned: when O(state=present)
   type: list
   elements: dict
+orphaned:
+  description: Leases of no declared node, which are of nodes that are gone, or of peers that run flanneld. Of removed
+    nodes they may be deleted; nothing here does. Empty with O(state=gathered) without O(nodes).
+  returned: when O(state) is not V(absent)
+  type: list
+  elements: dict
+  contains:
+    key: {description: Its key in etcd., type: str}
+    address: {description: Address of the node on the underlay., type: str}
+    ttl:
+      description: "Seconds left; 0 for a permanent one, null where it was not asked for, which is so for many of them."
+      type: int
+conflicts:
+  description: What is wrong with leases that nobody here may change; each is also a warning, unless there are many.
+    One underlay or MAC address in several leases, subnets that overlap, that the configuration does not allow, or
+    values that cannot be read.
+  returned: when O(state) is not V(absent)
+  type: list
+  elements: dict
+  contains:
+    keys: {description: The leases' keys in etcd., type: list, elements: str}
+    problem: {description: What is wrong., type: str}
+    advice: {description: What to do., type: str}
 before:
   description: Configuration and leases as found.
   returned: when O(state) is not V(gathered)
@@ -223,6 +246,7 @@ operations:
   elements: str
 """
 
+import dataclasses
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
@@ -276,7 +300,7 @@ HEADER = "leases in etcd"
 def body(module: AnsibleModule) -> Dict[str, Any]:
     document = _document(module.params)
     if module.params["state"] == "gathered":
-        return {"changed": False, "leases": overlay_lease.gather(document)}
+        return {"changed": False, **dataclasses.asdict(overlay_lease.gather(document))}
     if module.params["state"] == "absent":
         outcome = overlay_lease.release(document, module.check_mode)
         forgotten = store.forget(overlay_lease.KIND, module.check_mode)
@@ -291,6 +315,8 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
         "leases": ensured.leases,
         "own": next(lease for lease in ensured.leases if lease["name"] == own),
         "peers": [lease for lease in ensured.leases if lease["name"] != own],
+        "orphaned": ensured.orphaned,
+        "conflicts": ensured.conflicts,
     }
 
 

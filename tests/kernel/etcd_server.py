@@ -102,8 +102,8 @@ class Cluster:
     def _certify_nameless(self, authority: Path) -> None:
         """A client certificate without a common name, as etcd's gateway wants it where there are users."""
         target = self.pki / "nameless"
-        words = "openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /".split()
-        _openssl([*words, "-keyout", f"{target}.key", "-out", f"{target}.csr"])
+        request = ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/"]
+        _openssl([*request, "-keyout", f"{target}.key", "-out", f"{target}.csr"])
         sign = ["openssl", "x509", "-req", "-in", f"{target}.csr", "-out", f"{target}.crt", "-days", "2"]
         _openssl([*sign, "-CA", f"{authority}.crt", "-CAkey", f"{authority}.key", "-CAcreateserial"])
 

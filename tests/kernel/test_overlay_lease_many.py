@@ -32,7 +32,7 @@ def post(self, path, body):
 gateway.Gateway.post = post
 document = json.load(sys.stdin)
 if sys.argv[1] == "gather":
-    leases = overlay_lease.gather(document)
+    leases = overlay_lease.gather(document).leases
 else:
     leases = getattr(overlay_lease, sys.argv[1])(document, False)
     leases = getattr(leases, "leases", [])

@@ -6,9 +6,9 @@ Writes are transactions that only happen when nothing below the prefix has been 
 loses such a race lists again. When all that changed is part of the same plan (another node at work with the same
 declared data), the rest of it is tried again; otherwise LostRaceError asks for a new plan.
 
-How often etcd is asked does not grow with the number of nodes, but by one for some thousands of them listed or a hundred
-written. For that the keys of nodes other than this one begin on one common etcd lease. Each node moves its own key to an
-etcd lease of its own when it first looks after it, and only such a one is ever extended.
+Etcd is asked once for some thousands of nodes that are listed, or a hundred that are written, not once for each. For
+that the keys of nodes other than this one begin on one common etcd lease. Each node moves its key to an etcd lease of
+its own when it first looks after it, and only such a one is ever extended.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class LeaseAdapter:
         self._revision = 0
         self._state: State = {}
         self._attached: Dict[str, int] = {}
+        # Keys where leases are that are none of flannel's.
+        self.strange: List[str] = []
         # Etcd leases that more than one key hangs on.
         self._shared: Set[int] = set()
         # The etcd lease that keys of other nodes begin on in this call; 0 before there is one.
@@ -71,7 +73,7 @@ class LeaseAdapter:
         self._attached = {decoded(entry["key"]): int(entry.get("lease", 0)) for entry in entries}
         counts = collections.Counter(self._attached.values())
         self._shared = {lease_id for lease_id, count in counts.items() if count > 1}
-        self.remaining, self._granted = {}, {}
+        self.remaining, self._granted, self.strange = {}, {}, []
         items = (self._item(entry) for entry in entries)
         self._state = state_of(item for item in items if item is not None)
         return self._state
@@ -91,6 +93,11 @@ class LeaseAdapter:
         """0 for a permanent lease, None for one that was not asked for."""
         attached = self._attached.get(self._key(lease), 0)
         return self.remaining.get(attached) if attached else 0
+
+    def ask_time(self, leases: Iterable[Lease]) -> None:
+        """Ask how long these have left, as far as that is not known."""
+        for lease_id in sorted({self._attached.get(self._key(lease), 0) for lease in leases} - {0, *self.remaining}):
+            self._ask_time(lease_id)
 
     def _entries(self) -> List[Dict[str, Any]]:
         """All keys with their values as of one revision, a page at a time."""
@@ -120,7 +127,9 @@ class LeaseAdapter:
         if not key.startswith(start):
             return None
         lease = decode_lease(key[len(start) :], value, LEASED if self._attached[key] else PERMANENT)
-        if lease is not None and lease.life == LEASED and self.owned(lease):
+        if lease is None:
+            self.strange.append(key)
+        elif lease.life == LEASED and self.owned(lease):
             return dataclasses.replace(lease, life=self._life_of(self._attached[key]))
         return lease
 
@@ -141,8 +150,10 @@ class LeaseAdapter:
             self._shared.add(lease_id)
 
     def _extend(self, operation: Operation) -> Iterator[Operation]:
-        """Extend the etcd lease itself: nothing is written, so no peer is woken up. One that is not this key's alone, or
-        was granted another time, is replaced."""
+        """Extend the etcd lease itself: nothing is written, so no peer is woken up.
+
+        One that is not this key's alone, or was granted another time, is replaced.
+        """
         lease_id = self._attached[self._key(operation.item)]
         if _life(operation.item) != LEASED:
             # Taking an extension back is neither possible nor of use.

@@ -41,8 +41,10 @@ class Access:
 
 
 def parse_access(document: Mapping[str, Any]) -> Access:
-    """Shape: ``{endpoints: [URL], ca_file?, cert_file?, key_file?, timeout?, username?, password?}``; others are ignored."""
-    to others."""
+    """Shape: ``{endpoints: [URL], ca_file?, cert_file?, key_file?, timeout?, username?, password?}``.
+
+    Other keys are left to others.
+    """
     section = Section(document)
     endpoints = section.list("endpoints")
     if not endpoints:
