@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 # What a lab was started with; `make clean-lab LAB=name` takes another one down.
 LAB ?= lab
 
-.PHONY: help setup demo test test-unit test-kernel test-lab test-upstream test-vagrant vagrant-box lint build clean-lab clean
+.PHONY: help setup demo test test-unit test-kernel test-lab test-upstream bench test-vagrant vagrant-box lint build clean-lab clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,9 @@ setup: ## Install what is missing: Debian packages, and .venv with pinned Python
 demo: setup ## Start a lab, build the cluster network on it, verify it, show the result
 	@$(BIN)/python scripts/demo
 
+# Files side by side, each in one process; the long ones first.
 test: setup ## Run all tests: lint, unit, kernel, lab, molecule
-	@$(PYTEST) tests/lint tests/unit tests/kernel tests/lab
+	@$(PYTEST) --numprocesses=auto --maxprocesses=4 --dist=loadfile tests/lab tests/kernel tests/unit tests/lint
 
 test-unit: setup ## Run the tests that need neither root nor a lab
 	@$(PYTEST) tests/unit
@@ -38,6 +39,9 @@ test-lab: setup ## Run the tests that start lab nodes
 test-upstream: setup ## Run the tests against real flanneld and etcd, built with Go (not part of `make test`)
 	@$(BIN)/python -m tests.upstream.builds
 	@$(PYTEST) tests/upstream
+
+bench: setup ## Measure the datapath against the batch tools (as root)
+	@PYTHONPATH=.:collections $(BIN)/python -m tests.bench.datapath
 
 test-vagrant: setup ## Run the molecule scenario on Vagrant VMs (not part of `make test`)
 	@scripts/test-vagrant

@@ -18,6 +18,9 @@ from lab.errors import LabError, run
 from lab.state import Lab
 
 BRIDGE = "lan0"
+# A bridge without an address of its own takes that of a port, and another one when ports come and go: nodes would look
+# for the gateway at the old one for as long as they remember it.
+BRIDGE_MAC = "02:00:5e:00:02:01"
 #: A bridge that is never up: a port moved to it keeps its carrier and forwards nothing.
 NOWHERE = "cut0"
 NAMESPACES = Path("/run/netns")
@@ -53,7 +56,7 @@ def make_lan(lab: Lab) -> None:
     batch(
         lab.netns,
         "link set lo up",
-        f"link add {BRIDGE} type bridge forward_delay 0 mcast_snooping 0",
+        f"link add {BRIDGE} address {BRIDGE_MAC} type bridge forward_delay 0 mcast_snooping 0",
         f"address add {lab.gateway}/{lab.prefix} dev {BRIDGE}",
         f"link add {NOWHERE} type bridge",
         f"link set {BRIDGE} up",

@@ -29,12 +29,15 @@ HostVars = Mapping[str, Mapping[str, Any]]
 Declaration = Tuple[str, str, str, str]
 
 
-def cluster_nodes(hosts: Iterable[str], hostvars: HostVars) -> List[Dict[str, str]]:
-    """``[{name, address}]`` in the order of ``hosts``. Raises AnsibleFilterError naming a host without address."""
-    return [{"name": str(host), "address": _declared_address(str(host), hostvars[host])} for host in hosts]
+def cluster_nodes(hosts: Iterable[str], hostvars: HostVars, first: str = "") -> List[Dict[str, str]]:
+    """``[{name, address}]`` in the order of ``hosts``. ``first`` is a variable that counts before the usual ones, where
+    it is not empty. Raises AnsibleFilterError naming a host without address."""
+    return [{"name": str(host), "address": _declared_address(str(host), hostvars[host], first)} for host in hosts]
 
 
-def _declared_address(host: str, variables: Mapping[str, Any]) -> str:
+def _declared_address(host: str, variables: Mapping[str, Any], first: str) -> str:
+    if first and variables.get(first):
+        return str(variables[first])
     for name in ADDRESS_VARIABLES:
         value = variables.get(name)
         if value is not None:

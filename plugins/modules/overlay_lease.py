@@ -97,29 +97,31 @@ options:
         required: true
         suboptions:
           type:
-            description: The backend.
+            description:
+              - The backend. When it changes, nodes keep their subnets, and their leases are written anew.
             type: str
-            choices: [vxlan]
+            choices: [vxlan, host-gw, ipip]
             required: true
           vni:
-            description: VXLAN network identifier, 1 to 9999999, for the device is called C(flannel.VNI).
+            description:
+              - VXLAN network identifier, 1 to 9999999, for the device is called C(flannel.VNI).
+              - Required with V(vxlan), refused with any other backend, like all that is only for it.
             type: int
-            required: true
           port:
-            description: UDP port, 1 to 65535.
+            description: UDP port, 1 to 65535. Required with V(vxlan).
             type: int
-            required: true
           mtu:
-            description: MTU of the underlay, for peers that run flanneld. Default is that of their interface.
+            description:
+              - MTU of the underlay, for peers that run flanneld. Default is that of their interface. Only for V(vxlan).
             type: int
           gbp:
-            description: Group based policy, for peers that run flanneld.
+            description: Group based policy, for peers that run flanneld. Only for V(vxlan).
             type: bool
           learning:
-            description: Address learning, for peers that run flanneld.
+            description: Address learning, for peers that run flanneld. Only for V(vxlan).
             type: bool
           direct_routing:
-            description: Plain routes between nodes on one link, for peers that run flanneld.
+            description: Plain routes between nodes on one link, for peers that run flanneld. Not for V(host-gw).
             type: bool
   cluster_name:
     description: Name of the cluster. MAC addresses are derived from it and the node's name. Required with O(nodes).
@@ -138,7 +140,9 @@ options:
         type: str
         required: true
       mac:
-        description: MAC address of its VXLAN device. Default is derived from O(cluster_name) and the name.
+        description:
+          - MAC address of its VXLAN device, by which its lease is known with V(vxlan).
+          - Default is derived from O(cluster_name) and the name.
         type: str
       subnet:
         description: The subnet that it must have. Default is the one it has, or the first free one.
@@ -192,7 +196,7 @@ leases:
     name: {description: Name of the declared node; null for others., type: str}
     subnet: {description: The subnet., type: str}
     address: {description: Address of the node on the underlay., type: str}
-    mac: {description: MAC address of its VXLAN device., type: str}
+    mac: {description: "MAC address of its VXLAN device, empty with another backend.", type: str}
     backend_type: {description: The backend., type: str}
     ttl: {description: "Seconds left; 0 for a permanent lease, null where it was not asked for.", type: int}
   sample:
@@ -256,9 +260,9 @@ from ..module_utils._desired import overlay_lease, store
 from ..module_utils._engine import together
 
 BACKEND_SPEC = {
-    "type": {"type": "str", "choices": ["vxlan"], "required": True},
-    "vni": {"type": "int", "required": True},
-    "port": {"type": "int", "required": True},
+    "type": {"type": "str", "choices": ["vxlan", "host-gw", "ipip"], "required": True},
+    "vni": {"type": "int"},
+    "port": {"type": "int"},
     "mtu": {"type": "int"},
     "gbp": {"type": "bool"},
     "learning": {"type": "bool"},

@@ -1,30 +1,34 @@
 #!/usr/bin/python
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""The flannel VXLAN datapath of one node."""
+"""The flannel datapath of one node."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: overlay_network
-short_description: Keep the flannel VXLAN datapath of this node
+short_description: Keep the flannel datapath of this node
 version_added: 0.1.0
 author: the Fairlead authors
 description:
-  - Brings the VXLAN device, its address, and for each peer a neighbor, a forwarding entry and a route to exactly what
-    flannel's vxlan backend makes, so that nodes with a real flanneld are full peers.
+  - Brings the backend's device, its address, and for each peer a route, and with V(vxlan) a neighbor and a forwarding
+    entry, to exactly what flannel's backend of that name makes, so that nodes with a real flanneld are full peers.
   - Reads the kernel, sends only what differs, reads again to verify, and takes everything back when a step fails.
     Additions go from device to route, removals from route to device, so that no other peer loses a packet.
-  - The MTU changes in place. A device that differs in anything else (underlying interface, addresses, port, learning,
+  - MTU and learning change in place. A device that differs in anything else (underlying interface, addresses, port,
     group policy, MAC address) is made anew with all that hangs on it.
+  - When O(backend) changes, and when direct routing is switched, what carries the new way is built first, each route is
+    replaced in one step, and what carried the old way is removed last. Direct routing comes and goes without losing a
+    packet. Another backend does so too when all nodes have direct routing, or V(host-gw), before and after; otherwise
+    peers that have not changed yet are cut off until they do.
   - The device is ours alone. Routes, permanent neighbors, permanent forwarding entries on it that no peer explains, and
     other addresses in O(network), are removed. Entries of the kernel itself stay, and so do addresses outside of
     O(network). Other devices are never touched, with one exception as in flannel, namely that a route in the main table
-    to a peer's very subnet without a metric is replaced, wherever it goes.
-  - An interface of the device's name that is no VXLAN device is refused with V(overridden) and left alone with
+    to a peer's very subnet without a metric is replaced, wherever it goes. On the underlay's interface only routes and
+    nexthop objects of peers are made, and later removed as the kept document names them.
+  - An interface of the device's name and of another kind is refused with V(overridden) and left alone with
     V(deleted). A connected network of the node that equals a peer's subnet is refused.
-  - The document is kept on the node and applied again at boot. When O(backend.vni) changes, the device of the kept
-    document is removed.
+  - The document is kept on the node and applied again at boot. What it made and the new one does not is removed.
 extends_documentation_fragment: fairlead.cluster.attributes
 requirements:
   - pyroute2 >= 0.9.7 on the node, which role fairlead.cluster.node brings
@@ -49,26 +53,44 @@ options:
     default: {}
     suboptions:
       type:
-        description: Kind of backend.
+        description:
+          - V(vxlan) sends packets in UDP packets, over a device C(flannel.VNI), 50 bytes an IPv4 packet.
+          - V(host-gw) is plain routes to the nodes, which all have to be on one link; there is no device and no loss.
+          - V(ipip) sends packets in IPv4 packets, over a device C(flannel.ipip), 20 bytes a packet. The kernel makes a
+            device C(tunl0) when it loads its module; that one is left alone. A kernel without ipip is refused.
         type: str
-        choices: [vxlan]
+        choices: [vxlan, host-gw, ipip]
         default: vxlan
       vni:
         description:
           - VXLAN network identifier, 1 to 9999999. The device is called C(flannel.VNI).
           - Larger identifiers exist in VXLAN, but the name of the device would be longer than the kernel allows.
+          - Default is 1. Only for V(vxlan).
         type: int
-        default: 1
       port:
-        description: UDP port, 1 to 65535. 8472 is flannel's and the kernel's default, 4789 the one of IANA.
+        description:
+          - UDP port, 1 to 65535. Default is 8472, flannel's and the kernel's; 4789 is the one of IANA.
+          - Only for V(vxlan).
         type: int
-        default: 8472
       mtu:
         description:
-          - MTU of the underlay in bytes, 118 to that of the interface. V(0) takes the interface's.
-          - The device gets 50 less.
+          - MTU of the underlay in bytes, at most that of the interface. V(0) takes the interface's.
+          - The device gets less by what the backend adds, 50 bytes with V(vxlan), 20 with V(ipip).
         type: int
         default: 0
+      gbp:
+        description: Group based policy, which carries the mark of a packet to the peer. Only for V(vxlan).
+        type: bool
+      learning:
+        description: Whether the device learns which node a MAC address belongs to. Only for V(vxlan).
+        type: bool
+      direct_routing:
+        description:
+          - Peers that a route lookup finds on one of this node's links, with no gateway, get a plain route to their
+            address, as with V(host-gw). All others go over the device. Not for V(host-gw), which has nothing else.
+          - The underlay must let packets with pods' addresses pass, and reverse path filters must be loose while nodes
+            differ.
+        type: bool
   node:
     description: This node. Required with O(state=overridden).
     type: dict
@@ -85,14 +107,15 @@ options:
         type: str
         required: true
       mac:
-        description: MAC address of the node's VXLAN device. Keep it for the life of the node.
+        description:
+          - MAC address of the node's VXLAN device. Keep it for the life of the node.
+          - Required with V(vxlan), ignored with any other backend.
         type: str
-        required: true
       backend_type:
-        description: Ignored. Accepted so that leases of M(fairlead.cluster.overlay_lease) can be handed on.
+        description: Backend of a lease. Peers with another one than O(backend.type) are left out, as flannel does.
         type: str
       ttl:
-        description: Ignored, like O(peers[].backend_type).
+        description: Ignored. Accepted so that leases of M(fairlead.cluster.overlay_lease) can be handed on.
         type: int
   peers:
     description:
@@ -104,7 +127,24 @@ options:
     suboptions: *member
   interface:
     description:
-      - Interface that carries the overlay. Default is the one that holds the address of O(node).
+      - Interface that carries the overlay, by name or by one of its IPv4 addresses.
+      - The first of O(interface), O(interface_regex) and O(interface_can_reach) that finds one counts. Default is the
+        interface that holds the address of O(node); with O(public_address) on no interface, that of the default route.
+    type: str
+  interface_regex:
+    description:
+      - Regular expressions of Python, tried in order, each against the IPv4 addresses of all interfaces first and then
+        against their names. They match anywhere unless anchored.
+    type: list
+    elements: str
+  interface_can_reach:
+    description: IPv4 address; the interface that the route to it leads over carries the overlay.
+    type: str
+  public_address:
+    description:
+      - The address by which peers reach this node, where its interface has another one because of address translation.
+        Declare it as the address of O(node) too, as a lease has it; packets then leave with the interface's own.
+      - Refused with V(host-gw) when it differs from the address of O(node).
     type: str
   subnet_env:
     description: The file that flannel's CNI plugin reads. Not written by default.
@@ -153,6 +193,13 @@ EXAMPLES = r"""
     state: gathered
   register: datapath
 
+- name: Plain routes between nodes on one link
+  fairlead.cluster.overlay_network:
+    backend: {type: host-gw}
+    node: {name: w1, address: 192.0.2.14, subnet: 10.244.4.0/24}
+    peers:
+      - {name: w2, address: 192.0.2.15, subnet: 10.244.5.0/24}
+
 - name: Remove the datapath
   fairlead.cluster.overlay_network:
     state: deleted
@@ -161,7 +208,7 @@ EXAMPLES = r"""
 RETURN = r"""
 before:
   description: The objects of the datapath as found. Their C(kind) is C(vxlan), C(address), C(link_up), C(neighbor),
-    C(fdb), C(nexthop), C(route) or C(file).
+    C(ipip), C(fdb), C(nexthop), C(route) or C(file).
   returned: success
   type: list
   elements: dict
@@ -178,12 +225,13 @@ operations:
   type: list
   elements: str
 device:
-  description: Name of the VXLAN device.
+  description: Name of the backend's device. Null with V(host-gw).
   returned: success
   type: str
   sample: flannel.1
 mtu:
-  description: MTU of the device, which is the largest for pods. Null without a device.
+  description: MTU of the device, with V(host-gw) that of the interface, which is the largest for pods. Null without an
+    overlay.
   returned: success
   type: int
   sample: 1450
@@ -206,21 +254,22 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._ansible import result_of, run
 from ..module_utils._deps import has_pyroute2, require_pyroute2
 from ..module_utils._desired import store
-from ..module_utils._desired.overlay_network import KIND, converge, described, device_mtu, gather, not_ours, predict
+from ..module_utils._desired.overlay_network import KIND, about, converge, described, gather, not_ours, predict
 from ..module_utils._engine import Outcome, together
+from ..module_utils._model.members import of_backend
 from ..module_utils._system.runner import module_runner
 
 IDENTITY = ("name", "address", "subnet", "mac")
 MEMBER = {
-    **{name: {"type": "str", "required": name != "name"} for name in IDENTITY},
+    **{name: {"type": "str", "required": name in ("address", "subnet")} for name in IDENTITY},
     "backend_type": {"type": "str"},
     "ttl": {"type": "int"},
 }
 BACKEND = {
-    "type": {"type": "str", "choices": ["vxlan"], "default": "vxlan"},
-    "vni": {"type": "int", "default": 1},
-    "port": {"type": "int", "default": 8472},
+    "type": {"type": "str", "choices": ["vxlan", "host-gw", "ipip"], "default": "vxlan"},
+    **{name: {"type": "int"} for name in ("vni", "port")},
     "mtu": {"type": "int", "default": 0},
+    **{name: {"type": "bool"} for name in ("gbp", "learning", "direct_routing")},
 }
 SUBNET_ENV = {
     "path": {"type": "path", "default": "/run/flannel/subnet.env"},
@@ -233,6 +282,9 @@ SPEC = {
     "node": {"type": "dict", "options": MEMBER},
     "peers": {"type": "list", "elements": "dict", "default": [], "options": MEMBER},
     "interface": {"type": "str"},
+    "interface_regex": {"type": "list", "elements": "str"},
+    "interface_can_reach": {"type": "str"},
+    "public_address": {"type": "str"},
     "subnet_env": {"type": "dict", "options": SUBNET_ENV},
     "nexthop_objects": {"type": "bool"},
 }
@@ -258,16 +310,17 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
 
 def _predicted(module: AnsibleModule, document: Dict[str, Any]) -> Dict[str, Any]:
     module.warn("predicted for a node without anything of the overlay: the runtime, which reads the kernel, is missing")
-    outcome = predict(document, module_runner(module))
+    outcome = predict(document)
     kept = store.save(KIND, document, check=True)
     return {**result_of(module, together(outcome, kept), "overlay network"), **_about(document, outcome)}
 
 
 def _document(params: Dict[str, Any]) -> Dict[str, Any]:
-    """What is remembered: without the state, and without what only tells of the age of a lease."""
+    """What is remembered: without the state, without what only tells of the age of a lease, and without peers of other
+    backends."""
     document = {key: value for key, value in params.items() if key != "state"}
-    node = document["node"]
-    return {**document, "node": node and _identity(node), "peers": [_identity(peer) for peer in document["peers"]]}
+    node, peers = document["node"], of_backend(document["peers"], document["backend"]["type"])
+    return {**document, "node": node and _identity(node), "peers": [_identity(peer) for peer in peers]}
 
 
 def _identity(member: Dict[str, Any]) -> Dict[str, Any]:
@@ -275,8 +328,8 @@ def _identity(member: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _about(document: Dict[str, Any], outcome: Outcome) -> Dict[str, Any]:
-    vni = (document["backend"] or {}).get("vni", 1)
-    return {"device": f"flannel.{vni}", "mtu": device_mtu(outcome)}
+    device, mtu = about(document, outcome)
+    return {"device": device, "mtu": mtu}
 
 
 def main() -> None:

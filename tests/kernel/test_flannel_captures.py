@@ -25,6 +25,9 @@ FILTERS = ("iptables", "ip6tables", "nftables")
 BACKENDS: dict[str, dict[str, Any]] = {
     "vxlan-ipv4": {"type": "vxlan", "vni": 1, "port": 8472},
     "vxlan-ipv4-nftables": {"type": "vxlan"},
+    "vxlan-ipv4-direct": {"type": "vxlan", "direct_routing": True},
+    "vxlan-ipv4-options": {"vni": 7, "port": 4789, "mtu": 1400, "gbp": True, "learning": True},
+    "host-gw-ipv4": {"type": "host-gw"},
 }
 # Chains and comments have names of ours, so that neither takes the other's rules for its own.
 IPTABLES_NAMES = {
@@ -46,7 +49,7 @@ def members(name: str) -> list[dict[str, str]]:
     found = []
     for key, entry in capture.stored(name)["leases"].items():
         value = json.loads(entry["value"])
-        address, mac = value["PublicIP"], value["BackendData"]["VtepMAC"]
+        address, mac = value["PublicIP"], value.get("BackendData", {}).get("VtepMAC", "")
         subnet = key.replace("-", "/")
         found.append({"name": f"n{address.rpartition('.')[2]}", "address": address, "subnet": subnet, "mac": mac})
     return found

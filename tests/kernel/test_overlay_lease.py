@@ -93,6 +93,35 @@ def test_keys_and_values_are_flannels_and_hang_on_leases_of_a_day(store: Store) 
     assert [peer["name"] for peer in result["peers"]] == ["cp1", "cp2"]
 
 
+def test_backend_changes_and_every_node_keeps_its_subnet(store: Store) -> None:
+    """Values are what a real flanneld of that backend writes."""
+    store.run("w1")
+    config = {**CONFIG, "backend": {"type": "host-gw"}}
+    result = store.run("w1", config=config)
+    head = '{"Network":"10.244.0.0/16","SubnetLen":24,"SubnetMin":"10.244.1.0","SubnetMax":"10.244.255.0",'
+    values = [f'{{"PublicIP":"192.0.2.{last}","PublicIPv6":null,"BackendType":"host-gw"}}' for last in (11, 12, 13)]
+    assert store.etcd.contents() == {
+        f"{PREFIX}/config": head + '"Backend":{"Type":"host-gw"}}',
+        **{subnet_key(third): value for third, value in enumerate(values, 1)},
+    }
+    assert [(peer["name"], peer["backend_type"], peer["mac"]) for peer in result["peers"]] == [
+        ("cp1", "host-gw", ""),
+        ("cp2", "host-gw", ""),
+    ]
+    assert not store.run("w1", config=config)["changed"]
+    store.run("w1")
+    assert [store.etcd.contents()[subnet_key(third)] for third in (1, 2, 3)] == [
+        store.value(name, index) for index, name in enumerate(NAMES)
+    ]
+
+
+def test_peers_of_another_backend_are_not_handed_on(store: Store) -> None:
+    store.etcd.etcdctl("put", subnet_key(7), FOREIGN)
+    result = store.run("w1", config={**CONFIG, "backend": {"type": "host-gw"}})
+    assert [peer["name"] for peer in result["peers"]] == ["cp1", "cp2"]
+    assert store.etcd.contents()[subnet_key(7)] == FOREIGN
+
+
 def test_second_run_of_each_node_writes_nothing(store: Store) -> None:
     store.run("cp1")
     for name in NAMES:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._desired.overlay_
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespaces
 from tests.kernel.overlay_nodes import document, lone_node, member, snapshot
+from tests.kernel.test_overlay_undo import inside
 
 MODULE = "overlay_network"
 CREATE, CHANGE, DELETE = document(1, 2, 3), document(1, 3, 4), {"state": "deleted"}
@@ -106,12 +107,8 @@ def test_overlay_gathered_tells_what_is_there_and_changes_nothing(netns: Namespa
 
 def test_overlay_predicted_without_the_runtime_is_what_happens(netns: Namespaces, run_module: RunModule) -> None:
     node = lone_node(netns, mtu=9000)
-
-    def runner(args: Sequence[str], _data: str | None = None) -> tuple[int, str, str]:
-        done = node.run(args)
-        return done.returncode, done.stdout, done.stderr
-
-    predicted = [str(operation) for operation in predict(document(1, 2), runner).operations]
+    with inside(node):
+        predicted = [str(operation) for operation in predict(document(1, 2)).operations]
     happened = run_module(MODULE, document(1, 2), netns=node)["operations"]
     assert predicted == [operation for operation in happened if not operation.startswith("+ file")]
 
@@ -222,6 +219,22 @@ def test_overlay_is_refused_where_another_device_has_its_vni(netns: Namespaces, 
     before = snapshot(node)
     refusal = run_module(MODULE, CREATE, netns=node, fails=True)["msg"]
     assert refusal.startswith("VXLAN device vx0 uses VNI 1 on port 8472 already")
+    assert snapshot(node) == before
+
+
+def test_overlay_is_refused_where_another_device_on_its_port_has_another_group_policy(
+    netns: Namespaces, run_module: RunModule
+) -> None:
+    node = lone_node(netns)
+    node.run("ip link add vx0 type vxlan id 2 dstport 8472 dev eth0 local 192.0.2.1 gbp")
+    run_module(MODULE, CREATE, netns=node)
+    run_module(MODULE, DELETE, netns=node)
+    node.run("ip link set vx0 up")
+    before = snapshot(node)
+    refusal = run_module(MODULE, CREATE, netns=node, fails=True)["msg"]
+    assert refusal.startswith(
+        "VXLAN device vx0 uses port 8472 with group policy, and devices on one port have to agree"
+    )
     assert snapshot(node) == before
 
 

@@ -146,6 +146,20 @@ def test_undo_of_another_vni(netns: Namespaces, converge: Callable[..., int]) ->
     assert check_every_position(node, converge, other, document(1, 2, 3)) == 18
 
 
+def test_undo_of_another_backend_and_of_the_way_back(netns: Namespaces, converge: Callable[..., int]) -> None:
+    node = settled(netns, converge)
+    vxlan, host_gw = document(1, 2, 3), document(1, 2, 3, backend={"type": "host-gw"})
+    assert check_every_position(node, converge, host_gw, vxlan) == 11
+    assert check_every_position(node, converge, vxlan, host_gw) == 11
+
+
+def test_undo_of_direct_routing_and_learning(netns: Namespaces, converge: Callable[..., int]) -> None:
+    node = settled(netns, converge)
+    direct = document(1, 2, 3, backend={"direct_routing": True, "learning": True, "mtu": 1400})
+    assert check_every_position(node, converge, direct, document(1, 2, 3)) == 9
+    assert check_every_position(node, converge, {"state": "deleted"}, direct) == 7
+
+
 def test_undo_of_a_deletion(netns: Namespaces, converge: Callable[..., int]) -> None:
     node = settled(netns, converge, *FOREIGN)
     assert check_every_position(node, converge, {"state": "deleted"}, document(1, 2, 3)) == 11 + len(FOREIGN)

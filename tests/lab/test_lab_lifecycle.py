@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from lab import processes, state
+from lab.network import BRIDGE
 
 pytestmark = pytest.mark.lab
 
@@ -194,9 +195,18 @@ def test_power_loss_takes_a_node_away_and_up_brings_it_back(pair: Lab) -> None:
     assert pair.pings("n2", "n1")
 
 
+def gateway_mac(lab: Lab) -> str:
+    command = ["ip", "-n", state.netns_name(lab.name), "-j", "link", "show", "dev", BRIDGE]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return str(json.loads(done.stdout)[0]["address"])
+
+
 def test_cut_node_is_alone_until_healed_also_after_its_reboot(pair: Lab) -> None:
+    gateway = gateway_mac(pair)
     pair("cut", "n1")
     try:
+        # Nodes remember it for minutes: another one would take the gateway away from them.
+        assert gateway_mac(pair) == gateway
         assert pair.states() == {"n1": "cut", "n2": "on"}
         assert not pair.pings("n2", "n1")
         pair("reboot", "n1")

@@ -18,6 +18,7 @@ from tests.kernel.namespaces import Namespace, Namespaces
 
 PREFIX = "flu-"
 ETCD_ADDRESS = "192.0.2.100"
+BRIDGE_MAC = "02:00:00:00:00:64"
 KEYS = "/coreos.com/network"
 START_SECONDS = 60
 # Sysctls that are set before the interfaces come, which inherit them: no waiting for duplicate address detection.
@@ -54,7 +55,9 @@ class Lan:
         self.namespace = netns("lan")
         self._etcd: LanEtcd | None = None
         set_sysctls(self.namespace, _SYSCTLS)
-        self.namespace.run("ip link add br0 type bridge")
+        # A bridge without an address of its own takes that of its lowest port, another one when a port comes, and nodes
+        # that know the old one get no answer until their neighbor entry is too old.
+        self.namespace.run(f"ip link add br0 address {BRIDGE_MAC} type bridge")
         self.namespace.run(f"ip address add {ETCD_ADDRESS}/24 dev br0")
         self.namespace.run("ip link set br0 up")
 

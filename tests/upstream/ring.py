@@ -144,7 +144,7 @@ class Ring:
             "nodes": nodes,
             "node": f"n{number}",
             # How long a busy machine takes to answer is not what is tested.
-            "timeout": 60,
+            "timeout": 30,
         }
 
     def module(self, number: int, name: str, **arguments: Any) -> dict[str, Any]:

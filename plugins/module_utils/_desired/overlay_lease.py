@@ -17,6 +17,7 @@ from .._engine import Outcome, Plan
 from .._engine import converge as engine_converge
 from .._etcd.gateway import Gateway, UnreachableError
 from .._etcd.leases import LeaseAdapter, LostRaceError
+from .._model.backend import VXLAN
 from .._model.errors import ApplyError, FairleadError, PrerequisiteError, SpecError
 from .._model.etcd import parse_access
 from .._model.item import State
@@ -209,7 +210,7 @@ def _listed(
 def _usable(state: State, spec: LeaseSpec, adapter: LeaseAdapter) -> Tuple[List[Dict[str, Any]], List[str]]:
     """The leases that a datapath can be made from, and a warning for each other one."""
     listed = _listed(state, spec.nodes, _backend(spec), adapter)
-    problems = unusable(listed, ipaddress.IPv4Network(spec.config.network))
+    problems = unusable(listed, ipaddress.IPv4Network(spec.config.network), _backend(spec) == VXLAN)
     leases = [lease for lease in leases_of(state) if lease.backend_type == _backend(spec)]
     left_out = {leases[index]: problem for index, problem in problems.items()}
     warnings = _warnings(conflicts(state, spec.nodes), left_out, spec.prefix)

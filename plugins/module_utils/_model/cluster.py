@@ -11,6 +11,7 @@ import dataclasses
 import ipaddress
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+from .backend import HOST_GW, VXLAN
 from .declared import (
     Problem,
     Setting,
@@ -24,8 +25,9 @@ from .declared import (
     wrong_values,
 )
 from .errors import SpecError
-from .lease import VXLAN, FlannelConfig, parse_config, parse_prefix
+from .lease import FlannelConfig, parse_config, parse_prefix
 from .parse import Address, Network, Section, parse_address, parse_network, parse_node_name
+from .underlay import parse_rules
 
 ETCD, CONTROL_PLANE, WORKER, NODES = "etcd", "control_plane", "worker", "nodes"
 GROUPS = (ETCD, CONTROL_PLANE, WORKER, NODES)
@@ -38,10 +40,13 @@ SHARED = (
     POD_CIDR,
     SERVICE_CIDR,
     "flannel_backend_type",
+    "flannel_direct_routing",
     "flannel_etcd_prefix",
     "flannel_subnet_len",
     "flannel_subnet_max",
     "flannel_subnet_min",
+    "flannel_vxlan_gbp",
+    "flannel_vxlan_learning",
     "flannel_vxlan_port",
     "flannel_vxlan_vni",
 )
@@ -49,6 +54,16 @@ SHARED = (
 MOST_ETCD_MEMBERS = 7
 # Special-purpose blocks of RFC 6890 that neither pods nor services can use.
 RESERVED = tuple(map(ipaddress.IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")))
+
+# Variables of the overlay's backend, and those that tell its interface with the option of module overlay_network.
+_DIRECT_ROUTING, _PUBLIC_ADDRESS, _VXLAN_PREFIX = "flannel_direct_routing", "flannel_public_address", "flannel_vxlan_"
+_OFF = ("false", "no", "off", "0")
+_UNDERLAY_VARIABLES = {
+    "flannel_interface": "interface",
+    "flannel_interface_regex": "interface_regex",
+    "flannel_interface_can_reach": "interface_can_reach",
+    _PUBLIC_ADDRESS: "public_address",
+}
 
 # What a check yields: whether the problem forbids to go on, and the problem.
 Found = Iterator[Tuple[bool, Problem]]
@@ -99,7 +114,7 @@ def check_cluster(declaration: Mapping[str, Any]) -> Report:
     """
     cluster, errors = _parse(Section(declaration))
     warnings: List[Problem] = []
-    for check in (_groups, _names, _addresses, _shared_values, _unknown_names, _networks, _etcd_prefix):
+    for check in (_groups, _names, _addresses, _shared_values, _unknown_names, _networks, _etcd_prefix, *_OVERLAY):
         for fatal, problem in check(cluster):
             (errors if fatal else warnings).append(problem)
     errors += wrong_values(cluster.settings)
@@ -301,7 +316,7 @@ def _flannel_config(cluster: Cluster) -> Tuple[Optional[FlannelConfig], List[Pro
     while "network" in entries:
         values = {key: _number_or_text(entry.value) for key, entry in entries.items()}
         try:
-            config = parse_config(Section({**values, "backend": {"type": VXLAN, "vni": 1, "port": 1}}))
+            config = parse_config(Section({**values, "backend": {"type": HOST_GW}}))
             return (None if problems else config), problems
         except SpecError as error:
             entry = entries.pop(error.path)
@@ -317,6 +332,47 @@ def _etcd_prefix(cluster: Cluster) -> Found:
         parse_prefix(Section({"prefix": entry.value}))
     except SpecError as error:
         yield ERROR, as_problem(error, entry.path, entry.where)
+
+
+def _backend_options(cluster: Cluster) -> Found:
+    """What is declared for another backend than the one there is."""
+    entry = cluster.shared("flannel_backend_type")
+    if entry is not None and entry.unresolved:
+        return
+    kind = entry.value if entry is not None else VXLAN
+    for name in (_DIRECT_ROUTING, _PUBLIC_ADDRESS):
+        for setting in cluster.settings.of(name) if kind == HOST_GW else ():
+            if _given(setting) and str(setting.value).lower() not in _OFF:
+                yield (
+                    ERROR,
+                    setting.problem("is not possible with flannel_backend_type host-gw; use vxlan, or leave it out"),
+                )
+    for setting in cluster.settings.entries:
+        if setting.name.startswith(_VXLAN_PREFIX) and kind != VXLAN and setting.name in cluster.settings.options:
+            yield (
+                WARNING,
+                setting.problem(f"is of backend vxlan, and flannel_backend_type is {kind}; nothing will read it"),
+            )
+
+
+def _underlay_rules(cluster: Cluster) -> Found:
+    for name, key in _UNDERLAY_VARIABLES.items():
+        for setting in cluster.settings.of(name):
+            if not _given(setting) or setting.unresolved:
+                continue
+            try:
+                parse_rules(Section({key: _as_list(setting.value) if key == "interface_regex" else setting.value}))
+            except SpecError as error:
+                where = error.path[len(key) :]
+                yield ERROR, as_problem(error, f"{setting.path}{where}", setting.where)
+
+
+def _as_list(value: Any) -> Any:
+    """Ansible takes a string for a list of its parts."""
+    return value.split(",") if isinstance(value, str) else value
+
+
+_OVERLAY = (_backend_options, _underlay_rules)
 
 
 def _number_or_text(value: Any) -> Any:

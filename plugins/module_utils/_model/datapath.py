@@ -1,6 +1,6 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel objects of the overlay's datapath in canonical form: what flannel's VXLAN backend makes on a node.
+"""Kernel objects of the overlay's datapath in canonical form: what flannel's backends make on a node.
 
 Interfaces are named, never numbered: a device that is made again gets another index. Addresses and networks are
 strings as `ipaddress` prints them, MAC addresses are lower case with colons, either IP family. ``options`` holds what
@@ -13,7 +13,7 @@ of them, and a tuple is made and compared several times as fast.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Dict, Hashable, NamedTuple, Optional, Tuple
+from typing import Any, ClassVar, Dict, Hashable, NamedTuple, Optional, Tuple, Union
 
 from .item import BaseItem, Item, Key
 
@@ -66,7 +66,35 @@ class VxlanDevice(BaseItem):
 
     def changeable_to(self, other: VxlanDevice) -> bool:
         """Whether the kernel turns this device into ``other`` in place."""
-        return dataclasses.replace(self, mtu=other.mtu, accept_ra=other.accept_ra) == other
+        settled = dataclasses.replace(self, mtu=other.mtu, accept_ra=other.accept_ra, learning=other.learning)
+        return settled == other
+
+
+@dataclasses.dataclass(frozen=True)
+class IpipDevice(BaseItem):
+    """A device that puts IPv4 packets into IPv4 packets. ``local`` is the outer source address; the outer destination
+    is the gateway of the route that leads through the device."""
+
+    kind: ClassVar[str] = "ipip"
+    name: str
+    local: str
+    mtu: int
+    options: Options = ()
+    defaults: Options = dataclasses.field(default=(), compare=False)
+
+    @property
+    def identity(self) -> Tuple[Hashable, ...]:
+        return (self.name,)
+
+    def __str__(self) -> str:
+        return " ".join([f"ipip {self.name} local {self.local} mtu {self.mtu}", *_shown(self.options)])
+
+    def changeable_to(self, other: IpipDevice) -> bool:
+        """Whether the kernel turns this device into ``other`` in place."""
+        return dataclasses.replace(self, mtu=other.mtu) == other
+
+
+Device = Union[VxlanDevice, IpipDevice]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,7 +281,7 @@ class Route(_RouteFields):
 
 def device_of(item: Item) -> str:
     """The device that an item is, or hangs on; "" for items without one."""
-    return str(item.name if isinstance(item, VxlanDevice) else getattr(item, "device", ""))
+    return str(item.name if isinstance(item, (VxlanDevice, IpipDevice)) else getattr(item, "device", ""))
 
 
 def _shown(options: Options) -> Tuple[str, ...]:

@@ -11,8 +11,9 @@ import dataclasses
 import difflib
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
+from .backend import VNI_LIMIT
 from .errors import SpecError
-from .lease import SHORTEST_TTL, VNI_LIMIT
+from .lease import SHORTEST_TTL
 from .parse import Section
 
 # How much of a name must agree to call it misspelt, from 0 to 1.

@@ -2,49 +2,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """A declared flannel overlay as one node sees it, and the kernel objects it asks for on that node.
 
-Limits and forms are flannel's: device ``flannel.<vni>``, device MTU 50 below the underlay's, subnets at least two bits
-longer than the network.
+Limits and forms are flannel's: subnets are at least two bits longer than the network, routes have the form that the
+backend in question gives them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from typing import Any, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, Optional, Tuple
 
-from .datapath import DeviceAddress, ForwardingEntry, LinkUp, Neighbor, Nexthop, Route, VxlanDevice
+from .backend import HOST_GW, IPIP, VXLAN, Backend, parse_backend
+from .datapath import (
+    TABLE_MAIN,
+    DeviceAddress,
+    ForwardingEntry,
+    IpipDevice,
+    LinkUp,
+    Neighbor,
+    Nexthop,
+    Route,
+    VxlanDevice,
+)
 from .errors import SpecError
 from .files import File
-from .item import Item
-from .lease import VNI_LIMIT
-from .members import SUBNET_LIMIT, Member, parse_members, require_ipv4
+from .item import Item, Key
+from .members import SUBNET_LIMIT, Member, of_backend, parse_members, require_ipv4
 from .parse import Network, Section
+from .underlay import Rules, Underlay, parse_rules
 
-# Outer Ethernet, IPv4, UDP and VXLAN headers, as flannel counts them.
-ENCAPSULATION = 50
 # Longest pod network.
 NETWORK_LIMIT = 28
-# RFC 791: every IPv4 link carries 68 bytes; the rest is the encapsulation.
-MTU_MINIMUM = 68 + ENCAPSULATION
-# Flannel's default is the kernel's, not IANA's 4789.
-DEFAULT_PORT = 8472
 DEFAULT_NETWORK = ipaddress.IPv4Network("10.244.0.0/16")
 SUBNET_ENV = "/run/flannel/subnet.env"
 # Identifiers of our nexthop objects begin here. Others count from 1 (FRR, `ip nexthop`), or take the first free one.
 NEXTHOP_BASE = 0x40000000
-
-
-@dataclasses.dataclass(frozen=True)
-class Backend:
-    """How packets travel. ``mtu`` is the underlay's, 0 for that of the interface."""
-
-    vni: int
-    port: int
-    mtu: int
-
-    @property
-    def device(self) -> str:
-        return f"flannel.{self.vni}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,54 +49,47 @@ class SubnetEnv:
 
 @dataclasses.dataclass(frozen=True)
 class Overlay:
-    """The whole declaration for one node. ``interface`` None: the one that holds ``node.address``; ``nexthop_objects``
-    None: where the kernel has them."""
+    """The whole declaration for one node. ``rules`` tell which interface carries it; ``nexthop_objects`` None: where
+    the kernel has them."""
 
     network: Network
     backend: Backend
     node: Member
     peers: Tuple[Member, ...]
-    interface: Optional[str]
+    rules: Rules
     subnet_env: Optional[SubnetEnv]
     nexthop_objects: Optional[bool] = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Underlay:
-    """The interface that carries the overlay."""
-
-    name: str
-    mtu: int
 
 
 def parse_overlay(document: Any) -> Overlay:
     """Shape: the parameters of module overlay_network, without ``state``. Raises SpecError naming the item."""
     section = Section(document)
     network = _network(section)
-    own, listed = section.section("node"), section.sections("peers", [])
-    node, peers = parse_members(own, listed, network)
+    backend = parse_backend(section.section("backend", {}))
+    own, listed = section.section("node"), of_backend(section.sections("peers", []), backend.type)
+    node, peers = parse_members(own, listed, network, backend.has_mac)
     overlay = Overlay(
         network=network,
-        backend=parse_backend(section.section("backend", {})),
+        backend=backend,
         node=node,
         peers=peers,
-        interface=section.interface("interface", None),
+        rules=parse_rules(section),
         subnet_env=parse_subnet_env(section),
         nexthop_objects=section.boolean("nexthop_objects", None),
     )
     section.finish()
+    _check_public_address(overlay)
     return overlay
 
 
-def parse_backend(section: Section) -> Backend:
-    section.text("type", "vxlan", choices=["vxlan"])
-    backend = Backend(
-        vni=section.integer("vni", 1, VNI_LIMIT, 1),
-        port=section.integer("port", 1, 65535, DEFAULT_PORT),
-        mtu=section.integer("mtu", MTU_MINIMUM, 65535, 0),
-    )
-    section.finish()
-    return backend
+def _check_public_address(overlay: Overlay) -> None:
+    public = overlay.rules.public_address
+    if overlay.backend.type == HOST_GW and public is not None and public != overlay.node.address:
+        raise SpecError(
+            "public_address",
+            f"{public} is not {overlay.node.address}, the node's address; with host-gw peers route to the address on "
+            "the interface, so no address translation can be between nodes: use another backend",
+        )
 
 
 def parse_subnet_env(section: Section) -> Optional[SubnetEnv]:
@@ -119,10 +104,11 @@ def parse_subnet_env(section: Section) -> Optional[SubnetEnv]:
 
 
 def device_mtu(backend: Backend, underlay: Underlay) -> int:
-    """Raises SpecError when the declared MTU does not fit through the interface."""
+    """The largest packet that the overlay carries. Raises SpecError when the declared MTU does not fit through the
+    interface."""
     if backend.mtu > underlay.mtu:
         raise SpecError("backend.mtu", f"{backend.mtu} is more than {underlay.mtu}, the MTU of {underlay.name}")
-    return (backend.mtu or underlay.mtu) - ENCAPSULATION
+    return (backend.mtu or underlay.mtu) - backend.overhead
 
 
 def nexthop_id(member: Member, network: Network) -> int:
@@ -132,26 +118,77 @@ def nexthop_id(member: Member, network: Network) -> int:
 
 
 def wanted_items(overlay: Overlay, underlay: Underlay, accept_ra: Optional[int], with_nexthops: bool) -> Iterator[Item]:
-    """Everything that flannel's VXLAN backend keeps on this node, and the file about it. ``accept_ra`` is 0, or None
+    """Everything that flannel's backend keeps on this node, and the file about it. ``accept_ra`` is 0, or None
     where that sysctl is beyond reach. ``with_nexthops`` sends routes through nexthop objects, which flannel does not:
     to packets it is the same."""
-    backend, node, device = overlay.backend, overlay.node, overlay.backend.device
-    mtu = device_mtu(backend, underlay)
-    yield VxlanDevice(
-        device, backend.vni, underlay.name, node.address, backend.port, node.mac, mtu, accept_ra=accept_ra
-    )
-    yield DeviceAddress(device, f"{node.gateway}/32")
-    yield LinkUp(device)
+    mtu = device_mtu(overlay.backend, underlay)
+    yield from _device_items(overlay, underlay, mtu, accept_ra)
+    network, device = overlay.network, overlay.backend.device
+    hops = {VXLAN: _vxlan_hop, IPIP: _ipip_hop, HOST_GW: _plain_hop}
+    hop_of = hops[overlay.backend.type]
     for peer in sorted(overlay.peers, key=lambda peer: peer.first):
-        gateway = peer.gateway
-        yield Neighbor(device, gateway, peer.mac)
-        yield ForwardingEntry(device, peer.mac, peer.address)
-        number = nexthop_id(peer, overlay.network) if with_nexthops else 0
+        gateway, leaving, onlink = hop_of(peer, device, underlay)
+        if leaving == device and peer.mac:
+            yield Neighbor(device, gateway, peer.mac)
+            yield ForwardingEntry(device, peer.mac, peer.address)
+        number = nexthop_id(peer, network) if with_nexthops else 0
         if number:
-            yield Nexthop(number, gateway, device)
-        yield Route(peer.subnet, gateway, device, number)
+            yield Nexthop(number, gateway, leaving, onlink)
+        yield Route(peer.subnet, gateway, leaving, number, onlink)
     if overlay.subnet_env is not None:
         yield File(overlay.subnet_env.path, subnet_env_text(overlay, overlay.subnet_env, mtu))
+
+
+def _device_items(overlay: Overlay, underlay: Underlay, mtu: int, accept_ra: Optional[int]) -> Iterator[Item]:
+    backend, node, name = overlay.backend, overlay.node, overlay.backend.device
+    local = underlay.address or node.address
+    if backend.type == VXLAN:
+        yield VxlanDevice(
+            name,
+            backend.vni,
+            underlay.name,
+            local,
+            backend.port,
+            node.mac,
+            mtu,
+            backend.learning,
+            backend.gbp,
+            accept_ra,
+        )
+    elif backend.type == IPIP:
+        yield IpipDevice(name, local, mtu)
+    if name:
+        yield DeviceAddress(name, f"{node.gateway}/32")
+        yield LinkUp(name)
+
+
+# Gateway and device of the route to a peer, and whether the gateway is taken to be on the link without looking. Where
+# the way is direct, flannel's vxlan leaves it to the kernel to find the interface, and its ipip names the underlay's.
+_Hop = Tuple[str, str, bool]
+
+
+def _vxlan_hop(peer: Member, device: str, underlay: Underlay) -> _Hop:
+    direct = underlay.direct.get(peer.address)
+    return (peer.gateway, device, True) if direct is None else (peer.address, direct, False)
+
+
+def _ipip_hop(peer: Member, device: str, underlay: Underlay) -> _Hop:
+    return peer.address, underlay.name if peer.address in underlay.direct else device, True
+
+
+def _plain_hop(peer: Member, _device: str, underlay: Underlay) -> _Hop:
+    return peer.address, underlay.name, False
+
+
+def direct_keys(overlay: Overlay) -> Dict[Key, str]:
+    """Gateways by key of the routes and nexthop objects that the overlay may keep on the underlay's interface."""
+    if not overlay.backend.may_be_direct:
+        return {}
+    keys: Dict[Key, str] = {}
+    for peer in overlay.peers:
+        keys["route", TABLE_MAIN, peer.subnet, 0, 0] = peer.address
+        keys["nexthop", nexthop_id(peer, overlay.network)] = peer.address
+    return keys
 
 
 def subnet_env_text(overlay: Overlay, env: SubnetEnv, mtu: int) -> str:

@@ -63,8 +63,8 @@ _ROUTE_OPTIONS = {
 _PLAIN_NEIGHBOR = struct.Struct("=BxxxiHBBHH4sHH6sxx")
 _PLAIN_FDB = struct.Struct("=BxxxiHBBHH6sxxHH4s")
 _PLAIN_ROUTE = struct.Struct("=BBxxBBBBIHH4sHHI")
-# A route's fields after its nexthop object.
-_PLAIN_FIELDS = Route("", "", "")[4:]
+# A route's fields after its nexthop object, which says itself whether its gateway is taken to be on the link.
+_PLAIN_FIELDS = Route("", "", "")[5:]
 _Forms = Mapping[int, Tuple[str, str]]
 
 
@@ -188,6 +188,12 @@ def route_key(item: Route) -> bytes:
     return _ROUTE.pack(family, 8 * len(address), 0, 0, 0, 0, 0, 0, _RTM_F_FIB_MATCH) + attribute(_RTA_DST, address)
 
 
+def path_request(address: str) -> bytes:
+    """What to ask for the way that packets to an address take."""
+    family, packed = address_bytes(address)
+    return _ROUTE.pack(family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0) + attribute(_RTA_DST, packed)
+
+
 def route_request(family: int = socket.AF_INET) -> bytes:
     """Asks for the routes of all tables."""
     return _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -225,7 +231,7 @@ def decode_route(message: bytes, names: Mapping[int, str]) -> Tuple[int, Route]:
 
 def encode_route(item: Route, index: int) -> bytes:
     """``index`` is that of the item's device, 0 for a route without one."""
-    if item.nexthop_id and item[4:] == _PLAIN_FIELDS and ":" not in item.destination:
+    if item.nexthop_id and item[5:] == _PLAIN_FIELDS and ":" not in item.destination:
         host, _slash, prefix = item.destination.partition("/")
         return _PLAIN_ROUTE.pack(
             socket.AF_INET, int(prefix), TABLE_MAIN, PROTOCOL_BOOT, 0, TYPE_UNICAST, 0,

@@ -15,7 +15,7 @@ from typing import Any, Dict, Hashable, Iterator, List, Optional, Tuple
 from .._model.datapath import VxlanDevice
 from .rtnetlink import ABSENT, CREATE, EXCLUSIVE, HEADER, RefusedError, Rtnetlink, interface_index
 
-_NEW_LINK, _DELETE_LINK, _GET_LINK = 16, 17, 18
+NEW_LINK, DELETE_LINK, GET_LINK = 16, 17, 18
 IFF_UP = 0x1
 # linux/rtnetlink.h RTEXT_FILTER_SKIP_STATS: counters are half of a link's message, and nobody asks for them here.
 _SKIP_STATS = 1 << 3
@@ -44,25 +44,26 @@ _DEFAULTS: Dict[str, Hashable] = {
     "IFLA_VXLAN_UDP_ZERO_CSUM6_TX": 0,
     "IFLA_VXLAN_UDP_ZERO_CSUM6_RX": 0,
 }
-_QUEUE_LENGTH = "txqlen"
+QUEUE_LENGTH = "txqlen"
+_PREFIX = "IFLA_VXLAN_"
 
 
 def read_link(netlink: Rtnetlink, name: str) -> Optional[Any]:
     """pyroute2's message about an interface, None when there is none of that name."""
     try:
-        body = _encoded(attrs=[("IFLA_IFNAME", name), ("IFLA_EXT_MASK", _SKIP_STATS)])
-        return _decoded(netlink.get(_GET_LINK, body))
+        body = encode_link(attrs=[("IFLA_IFNAME", name), ("IFLA_EXT_MASK", _SKIP_STATS)])
+        return decode_link(netlink.get(GET_LINK, body))
     except RefusedError as error:
         if error.code in ABSENT:
             return None
         raise
 
 
-def read_vxlan_links(netlink: Rtnetlink) -> List[Any]:
-    """Messages about all VXLAN devices."""
-    kind = ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "vxlan")]})
-    body = _encoded(attrs=[kind, ("IFLA_EXT_MASK", _SKIP_STATS)])
-    return [link for link in map(_decoded, netlink.dump(_GET_LINK, body)) if kind_of(link) == "vxlan"]
+def read_links(netlink: Rtnetlink, kind: str) -> List[Any]:
+    """Messages about all interfaces of a kind."""
+    info = ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]})
+    body = encode_link(attrs=[info, ("IFLA_EXT_MASK", _SKIP_STATS)])
+    return [link for link in map(decode_link, netlink.dump(GET_LINK, body)) if kind_of(link) == kind]
 
 
 def kind_of(link: Any) -> str:
@@ -71,12 +72,16 @@ def kind_of(link: Any) -> str:
 
 
 def vni_and_port(link: Any) -> Tuple[int, int]:
-    data = _vxlan_data(link)
+    data = data_of(link)
     return int(data.get("IFLA_VXLAN_ID", 0)), int(data.get("IFLA_VXLAN_PORT", 0))
 
 
+def has_group_policy(link: Any) -> bool:
+    return "IFLA_VXLAN_GBP" in data_of(link)
+
+
 def decode_vxlan(link: Any, with_accept_ra: bool) -> VxlanDevice:
-    data = _vxlan_data(link)
+    data = data_of(link)
     name = link.get_attr("IFLA_IFNAME")
     queue = link.get_attr("IFLA_TXQLEN") or 0
     return VxlanDevice(
@@ -88,17 +93,17 @@ def decode_vxlan(link: Any, with_accept_ra: bool) -> VxlanDevice:
         mac=link.get_attr("IFLA_ADDRESS"),
         mtu=link.get_attr("IFLA_MTU"),
         learning=bool(data.get("IFLA_VXLAN_LEARNING")),
-        gbp="IFLA_VXLAN_GBP" in data,
+        gbp=has_group_policy(link),
         accept_ra=read_accept_ra(name) if with_accept_ra else None,
-        options=tuple(_differing(data, _OPTIONS)) + _port_range(data),
-        defaults=tuple(_differing(data, _DEFAULTS)) + (((_QUEUE_LENGTH, queue),) if queue else ()),
+        options=tuple(differing(data, _OPTIONS, _PREFIX)) + _port_range(data),
+        defaults=tuple(differing(data, _DEFAULTS, _PREFIX)) + (((QUEUE_LENGTH, queue),) if queue else ()),
     )
 
 
 def add_vxlan(netlink: Rtnetlink, device: VxlanDevice) -> None:
     """Make the device, down. Raises RefusedError, with ENODEV when its underlying interface is missing."""
     defaults = dict(device.defaults)
-    queue = defaults.pop(_QUEUE_LENGTH, 0)
+    queue = defaults.pop(QUEUE_LENGTH, 0)
     data: List[Tuple[str, Any]] = [
         ("IFLA_VXLAN_ID", device.vni),
         ("IFLA_VXLAN_PORT", device.port),
@@ -119,7 +124,7 @@ def add_vxlan(netlink: Rtnetlink, device: VxlanDevice) -> None:
         ("IFLA_TXQLEN", queue),
         ("IFLA_LINKINFO", info),
     ]
-    netlink.change(_NEW_LINK, CREATE | EXCLUSIVE, _encoded(attrs=attrs))
+    netlink.change(NEW_LINK, CREATE | EXCLUSIVE, encode_link(attrs=attrs))
     try:
         write_accept_ra(device)
     except OSError:
@@ -128,23 +133,39 @@ def add_vxlan(netlink: Rtnetlink, device: VxlanDevice) -> None:
 
 
 def change_vxlan(netlink: Rtnetlink, device: VxlanDevice, previous: VxlanDevice) -> None:
-    """Bring what can change in place, the MTU and the sysctl: both or none."""
-    index = interface_index(device.name)
+    """Bring what can change in place: the sysctl, learning and the MTU; all or none."""
     write_accept_ra(device)
     try:
-        netlink.change(_NEW_LINK, 0, _encoded(index=index, attrs=[("IFLA_MTU", device.mtu)]))
+        _set_learning(netlink, device, previous)
+        try:
+            change_mtu(netlink, device.name, device.mtu)
+        except RefusedError:
+            _set_learning(netlink, previous, device)
+            raise
     except RefusedError:
         write_accept_ra(previous)
         raise
 
 
+def _set_learning(netlink: Rtnetlink, device: VxlanDevice, previous: VxlanDevice) -> None:
+    if device.learning != previous.learning:
+        data = {"attrs": [("IFLA_VXLAN_LEARNING", int(device.learning))]}
+        info = {"attrs": [("IFLA_INFO_KIND", "vxlan"), ("IFLA_INFO_DATA", data)]}
+        body = encode_link(index=interface_index(device.name), attrs=[("IFLA_LINKINFO", info)])
+        netlink.change(NEW_LINK, 0, body)
+
+
+def change_mtu(netlink: Rtnetlink, name: str, mtu: int) -> None:
+    netlink.change(NEW_LINK, 0, encode_link(index=interface_index(name), attrs=[("IFLA_MTU", mtu)]))
+
+
 def set_up(netlink: Rtnetlink, name: str, up: bool) -> None:
     index = interface_index(name)
-    netlink.change(_NEW_LINK, 0, _encoded(index=index, flags=IFF_UP if up else 0, change=IFF_UP))
+    netlink.change(NEW_LINK, 0, encode_link(index=index, flags=IFF_UP if up else 0, change=IFF_UP))
 
 
 def delete_link(netlink: Rtnetlink, name: str) -> None:
-    netlink.change(_DELETE_LINK, 0, _encoded(index=interface_index(name)))
+    netlink.change(DELETE_LINK, 0, encode_link(index=interface_index(name)))
 
 
 def read_accept_ra(device: str) -> Optional[int]:
@@ -170,15 +191,17 @@ def _accept_ra_path(device: str) -> str:
     return f"/proc/sys/net/ipv6/conf/{device}/accept_ra"
 
 
-def _vxlan_data(link: Any) -> Dict[str, Any]:
+def data_of(link: Any) -> Dict[str, Any]:
+    """What is particular to the kind of interface, by attribute."""
     data = link.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")
     return dict(data["attrs"]) if data else {}
 
 
-def _differing(data: Dict[str, Any], usual: Dict[str, Hashable]) -> Iterator[Tuple[str, Hashable]]:
+def differing(data: Dict[str, Any], usual: Dict[str, Hashable], prefix: str) -> Iterator[Tuple[str, Hashable]]:
+    """Attributes with another value than the usual one: their names without the prefix, and the values."""
     for name, value in usual.items():
         if data.get(name, value) != value:
-            yield name[len("IFLA_VXLAN_") :].lower(), data[name]
+            yield name[len(prefix) :].lower(), data[name]
 
 
 def _port_range(data: Dict[str, Any]) -> Tuple[Tuple[str, Hashable], ...]:
@@ -201,7 +224,9 @@ def _name_of(index: int) -> str:
     return ""
 
 
-def _encoded(index: int = 0, flags: int = 0, change: int = 0, attrs: Optional[List[Tuple[str, Any]]] = None) -> bytes:
+def encode_link(
+    index: int = 0, flags: int = 0, change: int = 0, attrs: Optional[List[Tuple[str, Any]]] = None
+) -> bytes:
     message = _message_class()()
     message.update(index=index, flags=flags, change=change)
     message["attrs"] = attrs or []
@@ -209,7 +234,7 @@ def _encoded(index: int = 0, flags: int = 0, change: int = 0, attrs: Optional[Li
     return bytes(message.data[HEADER.size :])
 
 
-def _decoded(data: bytes) -> Any:
+def decode_link(data: bytes) -> Any:
     message = _message_class()(data)
     message.decode()
     return message

@@ -6,30 +6,31 @@ from __future__ import annotations
 
 import itertools
 import socket
-from typing import Dict, FrozenSet, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from .._model.datapath import DeviceAddress, LinkUp, VxlanDevice
+from .._model.backend import IPIP, IPIP_DEVICE, VXLAN
+from .._model.datapath import Device, DeviceAddress, IpipDevice, LinkUp, VxlanDevice
 from .._model.errors import ApplyError, ReadError
 from .._model.item import Item, Key, State
 from .._plan.operation import ADD, DELETE, Operation
-from . import entries, links, lookup, nexthops, tables
+from . import entries, ipip, links, lookup, nexthops, tables
 from .messages import BULK, MessageEncoder
 from .rtnetlink import ABSENT, CREATE, REPLACE, Message, RefusedError, Rtnetlink, interface_index
 
-KINDS = ("vxlan", "address", "link_up", "neighbor", "fdb", "nexthop", "route")
+KINDS = ("vxlan", "ipip", "address", "link_up", "neighbor", "fdb", "nexthop", "route")
 
 
 class OverlayAdapter:
-    """Speaks for the given VXLAN devices with everything on them, and for the routes and nexthop objects of the given
-    keys on any device.
+    """Speaks for the given devices with everything on them, and for the routes and nexthop objects of the given keys on
+    any device.
 
     Left out is what the kernel itself put there: connected and multicast routes, IPv6 link-local addresses, neighbors
-    and forwarding entries that are not permanent. A link of one of these names that is no VXLAN device is left out too.
-    ``with_accept_ra`` tells whether that sysctl of the devices is looked at.
+    and forwarding entries that are not permanent. A link of one of these names that is not of the kind that flannel's
+    device of this name is, is left out too. ``with_accept_ra`` tells whether that sysctl of VXLAN devices is looked at.
     """
 
     def __init__(self, devices: Iterable[str], keys: Iterable[Key], with_accept_ra: bool) -> None:
-        self._devices = list(dict.fromkeys(devices))
+        self._devices = [device for device in dict.fromkeys(devices) if device]
         self._keys: FrozenSet[Key] = frozenset(keys)
         self._with_accept_ra = with_accept_ra
         self._made: Dict[str, str] = {}
@@ -71,9 +72,9 @@ class OverlayAdapter:
         indexes: Dict[int, str] = {}
         for name in self._devices:
             link = links.read_link(netlink, name)
-            if link is not None and links.kind_of(link) == "vxlan":
+            if link is not None and links.kind_of(link) == _kind_of_name(name):
                 indexes[link["index"]] = name
-                device = links.decode_vxlan(link, self._with_accept_ra)
+                device = self._decode(link, name)
                 state[device.key] = device
                 self._read_device(netlink, link["index"], name, bool(link["flags"] & links.IFF_UP), state)
         if indexes or self._keys:
@@ -83,6 +84,9 @@ class OverlayAdapter:
                 tables.read_nexthops(netlink, names, devices, self._keys, state)
             tables.read_routes(netlink, socket.AF_INET, names, devices, self._keys, state)
 
+    def _decode(self, link: Any, name: str) -> Device:
+        return ipip.decode_ipip(link) if name == IPIP_DEVICE else links.decode_vxlan(link, self._with_accept_ra)
+
     def _read_device(self, netlink: Rtnetlink, index: int, name: str, up: bool, state: State) -> None:
         for message in netlink.dump(entries.GET_ADDRESS, entries.address_request(index)):
             found_index, address = entries.decode_address(message, name)
@@ -90,8 +94,9 @@ class OverlayAdapter:
                 state[address.key] = address
         if up:
             state[LinkUp(name).key] = LinkUp(name)
-        tables.read_neighbors(netlink, index, name, socket.AF_INET, state)
-        tables.read_fdb(netlink, index, name, state)
+        if name != IPIP_DEVICE:
+            tables.read_neighbors(netlink, index, name, socket.AF_INET, state)
+            tables.read_fdb(netlink, index, name, state)
 
     def _carry_out(self, netlink: Rtnetlink, operation: Operation) -> None:
         item = operation.item
@@ -103,6 +108,8 @@ class OverlayAdapter:
         elif isinstance(item, VxlanDevice):
             assert isinstance(operation.previous, VxlanDevice)
             links.change_vxlan(netlink, item, operation.previous)
+        elif isinstance(item, IpipDevice):
+            _put_ipip(netlink, item, operation.action == ADD)
         elif isinstance(item, LinkUp):
             links.set_up(netlink, item.device, True)
             self._check_mac(netlink, item)
@@ -124,9 +131,20 @@ class OverlayAdapter:
             )
 
 
+def _kind_of_name(name: str) -> str:
+    return IPIP if name == IPIP_DEVICE else VXLAN
+
+
+def _put_ipip(netlink: Rtnetlink, item: IpipDevice, new: bool) -> None:
+    if new:
+        ipip.add_ipip(netlink, item)
+    else:
+        links.change_mtu(netlink, item.name, item.mtu)
+
+
 def _delete(netlink: Rtnetlink, item: Item) -> None:
     try:
-        if isinstance(item, VxlanDevice):
+        if isinstance(item, (VxlanDevice, IpipDevice)):
             links.delete_link(netlink, item.name)
         elif isinstance(item, LinkUp):
             links.set_up(netlink, item.device, False)

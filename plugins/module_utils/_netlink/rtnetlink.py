@@ -15,7 +15,7 @@ import os
 import socket
 import struct
 from types import TracebackType
-from typing import Iterator, List, Optional, Sequence, Tuple, Type
+from typing import Iterator, List, Optional, Sequence, Tuple, Type, Union
 
 from .._model.errors import FairleadError, ReadError
 
@@ -38,6 +38,8 @@ _RECEIVE_BUFFER = 1 << 20
 # Bytes of one send of many messages. The answers to one, errors all, must fit into the receive buffer.
 _SEND_SIZE = 30_000
 _ANSWER_SECONDS = 30
+# Objects asked for in one send. The kernel answers each on its own, and all answers must fit into the receive buffer.
+_QUESTIONS = 100
 # A dump is interrupted when its table changes meanwhile; on a busy node that may happen again at once.
 _DUMP_ATTEMPTS = 10
 
@@ -146,6 +148,26 @@ class Rtnetlink:
                 _raise_error(message, message_flags)
             return message
         raise AssertionError("an answer ends the loop")
+
+    def get_many(self, kind: int, bodies: Sequence[bytes]) -> Iterator[Union[bytes, RefusedError]]:
+        """Ask for one object after another; for each its message with the header, or why there is none."""
+        for start in range(0, len(bodies), _QUESTIONS):
+            yield from self._get_chunk(kind, bodies[start : start + _QUESTIONS])
+
+    def _get_chunk(self, kind: int, bodies: Sequence[bytes]) -> List[Union[bytes, RefusedError]]:
+        first = self._sequence + 1
+        self._sequence += len(bodies)
+        head = HEADER.pack
+        parts = [head(HEADER.size + len(body), kind, REQUEST, n, 0) + body for n, body in enumerate(bodies, first)]
+        self._socket.send(b"".join(parts))
+        answers: List[Union[bytes, RefusedError]] = []
+        for answered, message_kind, flags, message in self._messages():
+            if answered == first + len(answers):
+                error = _error_in(message, flags) if message_kind == _TYPE_ERROR else None
+                answers.append(error or message)
+                if len(answers) == len(bodies):
+                    break
+        return answers
 
     def dump(self, kind: int, body: bytes) -> List[bytes]:
         """All objects of a kind as messages with header. Raises RefusedError, and ReadError for a restless table."""

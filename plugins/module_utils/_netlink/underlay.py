@@ -1,64 +1,171 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""What an overlay rests on: the interface that carries it, and a device name and VNI that nobody else uses."""
+"""What an overlay rests on: the interface that carries it, ways to its peers, and a device that nobody else uses."""
 
 from __future__ import annotations
 
 import socket
-from typing import Dict, List
+import struct
+from typing import Dict, Iterable, List, Optional, Tuple
 
+from .._model.backend import HOST_GW, IPIP, VXLAN, Backend
+from .._model.datapath import TABLE_MAIN, TYPE_UNICAST, Route
 from .._model.errors import PrerequisiteError
-from .._model.overlay import Backend, Overlay, Underlay
-from .entries import GET_ADDRESS, address_request, decode_address
-from .links import kind_of, read_link, read_vxlan_links, vni_and_port
-from .rtnetlink import Rtnetlink
+from .._model.overlay import Overlay
+from .._model.parse import Network
+from .._model.underlay import Interface, Path, Underlay, choose, require_direct
+from . import entries, ipip
+from .links import GET_LINK, IFF_UP, has_group_policy, kind_of, read_link, read_links, vni_and_port
+from .rtnetlink import HEADER, RefusedError, Rtnetlink, attributes
+
+_LINK_HEADER = struct.Struct("=BxHiII")
+_IFLA_IFNAME, _IFLA_MTU = 3, 4
+# linux/if.h, linux/if_addr.h, linux/rtnetlink.h RT_SCOPE_*
+_IFF_LOOPBACK = 0x8
+_DEPRECATED = 0x20
+_DEFAULT_ROUTE = "0.0.0.0/0"
 
 
-def find_underlay(netlink: Rtnetlink, overlay: Overlay) -> Underlay:
-    """The declared interface, or the one that holds the node's address. Raises PrerequisiteError that tells what there
-    is: at boot it may yet come."""
-    own = overlay.backend.device
-    holders = {name: found for name, found in _addresses(netlink).items() if name != own}
-    address = overlay.node.address
-    names = [name for name, found in holders.items() if address in found]
-    if not names:
-        there = ", ".join(f"{one} ({name})" for name, found in holders.items() for one in found)
-        raise PrerequisiteError(f"node.address: {address} is on no interface of this node; there are {there or 'none'}")
-    name = overlay.interface or names[0]
-    link = read_link(netlink, name)
-    if link is None or name == own:
-        known = ", ".join(known for _index, known in socket.if_nameindex() if known != own)
-        raise PrerequisiteError(f"interface: this node has no {name} to carry the overlay; it has {known}")
-    return Underlay(name, int(link.get_attr("IFLA_MTU")))
+def find_underlay(netlink: Rtnetlink, overlay: Overlay, ours: Iterable[str] = ()) -> Underlay:
+    """The interface that carries the overlay, and which peers are reached without one of our devices.
+
+    ``ours`` are names of devices that are no underlay. Raises PrerequisiteError that tells what there is.
+    """
+    interface, address = find_interface(netlink, overlay, ours)
+    backend, direct = overlay.backend, {}
+    if backend.may_be_direct:
+        paths = read_paths(netlink, [peer.address for peer in overlay.peers])
+        if backend.type == HOST_GW:
+            peers = [(f"peer {peer.name or peer.subnet}", peer.address) for peer in overlay.peers]
+            require_direct(address, interface, peers, paths)
+        direct = {peer: path.device for peer, path in paths.items() if not path.gateway}
+    return Underlay(interface.name, interface.mtu, address, direct)
+
+
+def find_interface(netlink: Rtnetlink, overlay: Overlay, ours: Iterable[str] = ()) -> Tuple[Interface, str]:
+    """The interface that carries the overlay, and the address that packets leave with. Raises PrerequisiteError."""
+    rules, node = overlay.rules, overlay.node.address
+    interfaces = read_interfaces(netlink, overlay.network, {overlay.backend.device, *ours})
+    default = _default_interface(netlink) if rules.public_address == node else None
+    return choose(rules, node, interfaces, lambda address: read_paths(netlink, [address]).get(address), default)
+
+
+def read_interfaces(netlink: Rtnetlink, network: Network, ours: Iterable[str]) -> List[Interface]:
+    """Interfaces that may carry an overlay, in the kernel's order, loopback last: nothing of the pod network counts."""
+    held = _addresses(netlink, network)
+    found: List[Tuple[bool, Interface]] = []
+    for message in netlink.dump(GET_LINK, _LINK_HEADER.pack(0, 0, 0, 0, 0)):
+        _family, _type, index, flags, _change = _LINK_HEADER.unpack_from(message, HEADER.size)
+        values = dict(attributes(message, HEADER.size + _LINK_HEADER.size))
+        name = values[_IFLA_IFNAME].rstrip(b"\0").decode()
+        if name not in ours:
+            interface = Interface(name, struct.unpack("=I", values[_IFLA_MTU])[0], tuple(held.get(index, ())))
+            found.append((bool(flags & _IFF_LOOPBACK), interface))
+    return [interface for _loopback, interface in sorted(found, key=lambda entry: entry[0])]
+
+
+def _addresses(netlink: Rtnetlink, network: Network) -> Dict[int, List[str]]:
+    """IPv4 addresses by interface, as flannel prefers them: those that are valid everywhere first, deprecated ones not
+    at all."""
+    ranked: Dict[int, List[Tuple[int, str]]] = {}
+    for message in netlink.dump(entries.GET_ADDRESS, entries.address_request()):
+        index, item = entries.decode_address(message, "")
+        address = item.address.split("/")[0]
+        flags = dict(item.options).get("flags", 0)
+        usable = not address.startswith("127.") and not int(str(flags)) & _DEPRECATED
+        if usable and not _inside(address, network):
+            ranked.setdefault(index, []).append((item.scope, address))
+    return {index: [address for _scope, address in sorted(found, key=_rank)] for index, found in ranked.items()}
+
+
+def _rank(entry: Tuple[int, str]) -> int:
+    return entry[0]
+
+
+def _inside(address: str, network: Network) -> bool:
+    number = int.from_bytes(socket.inet_aton(address), "big")
+    return int(network.network_address) <= number <= int(network.broadcast_address)
+
+
+def _default_interface(netlink: Rtnetlink) -> Optional[str]:
+    """That of the default route that the kernel prefers."""
+    names = dict(socket.if_nameindex())
+    routes = [entries.decode_route(each, names)[1] for each in netlink.dump(entries.GET_ROUTE, entries.route_request())]
+    defaults = [route for route in routes if route.destination == _DEFAULT_ROUTE and route.table == TABLE_MAIN]
+    return min(defaults, key=lambda route: route.metric).device if defaults else None
+
+
+def read_paths(netlink: Rtnetlink, addresses: Iterable[str]) -> Dict[str, Path]:
+    """Where packets to addresses would go; those that go nowhere, or stay on this node, are left out."""
+    names, listed = dict(socket.if_nameindex()), list(addresses)
+    bodies = [entries.path_request(address) for address in listed]
+    paths: Dict[str, Path] = {}
+    for address, answer in zip(listed, netlink.get_many(entries.GET_ROUTE, bodies)):
+        if not isinstance(answer, RefusedError):
+            _index, route = entries.decode_route(answer, names)
+            if route.type == TYPE_UNICAST:
+                paths[address] = Path(route.device, _gateway(route), route.source)
+    return paths
+
+
+def _gateway(route: Route) -> str:
+    """Also of IPv6, which the kernel tells in another attribute."""
+    return route.gateway or ("one of IPv6" if "via" in dict(route.options) else "")
 
 
 def require_free(netlink: Rtnetlink, backend: Backend, ours: List[str]) -> None:
-    """Refuse a device name or VNI that is in use by something that is not ours to change. Raises PrerequisiteError.
+    """Refuse a device that the kernel does not have, and one whose name or number is in use by something that is not
+    ours to change. Raises PrerequisiteError.
 
     ``ours`` are the names of devices that the run may replace.
     """
+    if backend.type == HOST_GW:
+        return
     link = read_link(netlink, backend.device)
-    if link is not None and kind_of(link) != "vxlan":
+    if link is not None and kind_of(link) != backend.type:
+        advice = ", or choose another backend.vni" if backend.type == VXLAN else ""
         raise PrerequisiteError(
-            f"interface {backend.device} is there already and is {kind_of(link) or 'a plain interface'}, not vxlan; "
-            f"rename or remove it, or choose another backend.vni"
+            f"interface {backend.device} is there already and is {kind_of(link) or 'a plain interface'}, not "
+            f"{backend.type}; rename or remove it{advice}"
         )
-    for other in read_vxlan_links(netlink):
-        name = other.get_attr("IFLA_IFNAME")
-        if name not in ours and vni_and_port(other) == (backend.vni, backend.port):
+    if backend.type == VXLAN:
+        _require_free_vni(netlink, backend, ours)
+    elif link is None:
+        require_ipip(netlink)
+
+
+def _require_free_vni(netlink: Rtnetlink, backend: Backend, ours: List[str]) -> None:
+    for other in read_links(netlink, VXLAN):
+        name, (vni, port) = other.get_attr("IFLA_IFNAME"), vni_and_port(other)
+        if name in ours or port != backend.port:
+            continue
+        if vni == backend.vni:
             raise PrerequisiteError(
                 f"VXLAN device {name} uses VNI {backend.vni} on port {backend.port} already, and only one device can; "
                 f"remove it, or choose another backend.vni or backend.port"
             )
+        if has_group_policy(other) != backend.gbp and other["flags"] & IFF_UP:
+            policy = "without" if backend.gbp else "with"
+            raise PrerequisiteError(
+                f"VXLAN device {name} uses port {port} {policy} group policy, and devices on one port have to agree on "
+                "that; choose another backend.port"
+            )
 
 
-def _addresses(netlink: Rtnetlink) -> Dict[str, List[str]]:
-    """Interface names with the IPv4 addresses on them, in the kernel's order, loopback left out."""
-    names = dict(socket.if_nameindex())
-    found: Dict[str, List[str]] = {}
-    for message in netlink.dump(GET_ADDRESS, address_request()):
-        index, item = decode_address(message, "")
-        address = item.address.split("/")[0]
-        if index in names and not address.startswith("127."):
-            found.setdefault(names[index], []).append(address)
-    return found
+def require_ipip(netlink: Rtnetlink) -> None:
+    if not ipip.supported(netlink):
+        raise PrerequisiteError(
+            "backend.type: this node's kernel has no ipip (CONFIG_NET_IPIP, module ipip); install a kernel that has "
+            "it, or use vxlan or host-gw"
+        )
+
+
+def require_free_address(netlink: Rtnetlink, underlay: Underlay, ours: List[str]) -> None:
+    """Only one device can take packets of kind ipip from anybody to the node's address. Raises PrerequisiteError."""
+    for other in read_links(netlink, IPIP):
+        name = other.get_attr("IFLA_IFNAME")
+        if name not in ours and ipip.is_for_any_peer(other) and ipip.local_of(other) == underlay.address:
+            raise PrerequisiteError(
+                f"ipip device {name} takes all packets to {underlay.address} already, and only one device can; "
+                "remove it, or use another backend.type"
+            )

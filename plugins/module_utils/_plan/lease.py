@@ -13,6 +13,7 @@ import ipaddress
 import json
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
+from .._model.backend import VXLAN
 from .._model.errors import SpecError
 from .._model.item import State, state_of
 from .._model.lease import ENDING, LEASED, PERMANENT, SHARED, FlannelConfig, Lease, LeaseSpec, Node
@@ -168,11 +169,12 @@ def _free_subnets(config: FlannelConfig, used: Iterable[str]) -> Iterator[str]:
 
 def _wanted(node: Node, subnet: str, kept: Optional[Lease], spec: LeaseSpec) -> Lease:
     backend = json.loads(spec.config.backend)
+    kind = spec.config.backend_type
     return Lease(
         subnet=subnet,
         address=node.address,
-        backend_type=spec.config.backend_type,
-        data=vxlan_data(backend["VNI"], node.mac),
+        backend_type=kind,
+        data=vxlan_data(backend["VNI"], node.mac) if kind == VXLAN else "",
         life=_wanted_life(node, kept, spec),
     )
 

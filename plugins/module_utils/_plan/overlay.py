@@ -8,6 +8,11 @@ forwarding entry of the new address, so that the peer stays reachable throughout
 from a plain one to one through a nexthop object and back. Removals come afterwards and take the
 route first: what is no longer carried must not be routed either.
 
+The same order makes a change of the way there, between a device of ours and the underlay (direct routing, another
+backend), one step for each peer: what carries the new way is there, then the route or its nexthop object is
+replaced, then what carried the old way goes. Until a peer has made the same change, its packets come by the old way:
+what receives them stays with direct routing, because the device does, and goes with its backend.
+
 A device that the kernel cannot change into the wanted one is taken down object by object and built anew. Every object
 has its own operation, because only what was an operation can be undone.
 """
@@ -16,30 +21,46 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, FrozenSet, List, Mapping, Optional, Set
 
-from .._model.datapath import PROTOCOL_KERNEL, DeviceAddress, Nexthop, Route, VxlanDevice, device_of
+from .._model.datapath import (
+    PROTOCOL_BOOT,
+    PROTOCOL_KERNEL,
+    DeviceAddress,
+    IpipDevice,
+    Nexthop,
+    Route,
+    VxlanDevice,
+    device_of,
+)
 from .._model.errors import PrerequisiteError
 from .._model.item import Item, Key, State, same, state_of
 from .._model.parse import Network
 from .operation import ADD, DELETE, REPLACE, Operation, outcome_of
 
-_BUILD = ("vxlan", "address", "link_up", "neighbor", "fdb", "moved neighbor", "nexthop", "route", "file")
-_REMOVE = ("file", "route", "nexthop", "neighbor", "fdb", "link_up", "address", "vxlan")
+_BUILD = ("vxlan", "ipip", "address", "link_up", "neighbor", "fdb", "moved neighbor", "nexthop", "route", "file")
+_REMOVE = ("file", "route", "nexthop", "neighbor", "fdb", "link_up", "address", "ipip", "vxlan")
 
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What shall be there. ``network`` is the pod network: other addresses in it are collected from our device."""
+    """What shall be there. ``network`` is the pod network: other addresses in it are collected from our device.
+
+    ``earlier`` maps the keys of routes and nexthop objects that an earlier run may have put on the underlay's
+    interface to their gateways; those that are still the same are ours. ``gateways`` are the addresses of peers.
+    """
 
     items: State
     network: Optional[Network] = None
+    earlier: Mapping[Key, str] = dataclasses.field(default_factory=dict)
+    gateways: FrozenSet[str] = frozenset()
 
 
 def plan_overlay(have: State, wanted: Wanted) -> List[Operation]:
     """Pure, and linear in the number of objects. Raises PrerequisiteError for a wanted destination that is a connected
     network of the node, and for a nexthop object that is somebody else's."""
-    rebuilt = _removals(_outdated(have, wanted.items))
+    ours = _devices(have)
+    rebuilt = _removals(_outdated(have, wanted.items, ours))
     rest = outcome_of(have, rebuilt) if rebuilt else have
     want = {**wanted.items, **_kept(have, wanted)}
     steps: Dict[str, List[Operation]] = {step: [] for step in _BUILD}
@@ -48,9 +69,9 @@ def plan_overlay(have: State, wanted: Wanted) -> List[Operation]:
         if found != item and not same(found, item):
             operation = Operation(ADD, item) if found is None else Operation(REPLACE, item, found)
             if key in have:
-                _refuse_foreign(have, operation, wanted.items)
+                _refuse_foreign(have, operation, wanted)
             steps[_step(operation)].append(operation)
-    gone = [item for key, item in rest.items() if key not in want]
+    gone = [item for key, item in rest.items() if key not in want and _collected(item, ours, wanted)]
     return rebuilt + [operation for step in _BUILD for operation in steps[step]] + _removals(gone)
 
 
@@ -68,18 +89,42 @@ def _removals(items: List[Item]) -> List[Operation]:
     return [operation for kind in _REMOVE for operation in steps[kind]]
 
 
-def _outdated(have: State, want: State) -> List[Item]:
+def _collected(item: Item, ours: Set[str], wanted: Wanted) -> bool:
+    """Routes and nexthop objects of other devices only where an earlier run made them."""
+    if not isinstance(item, (Route, Nexthop)) or item.device in ours:
+        return True
+    return item.protocol == PROTOCOL_BOOT and wanted.earlier.get(item.key) == item.gateway
+
+
+def _outdated(have: State, want: State, ours: Set[str]) -> List[Item]:
     """Devices that must be made anew, with all that hangs on them."""
-    devices = {item.name for key, item in _devices(have) if key in want and not _changeable(item, want[key])}
+    devices = {name for name in ours if not _stays(name, have, want) or _in_the_way(name, have, want)}
     return [item for item in have.values() if device_of(item) in devices] if devices else []
 
 
-def _devices(state: State) -> List[Tuple[Key, VxlanDevice]]:
-    return [(key, item) for key, item in state.items() if isinstance(item, VxlanDevice)]
+def _devices(state: State) -> Set[str]:
+    return {item.name for item in state.values() if isinstance(item, (VxlanDevice, IpipDevice))}
 
 
-def _changeable(device: VxlanDevice, wanted: Item) -> bool:
-    return isinstance(wanted, VxlanDevice) and device.changeable_to(wanted)
+def _stays(name: str, have: State, want: State) -> bool:
+    """Whether a device needs not be made anew: it is not wanted at all, or can be changed in place."""
+    for kind in (VxlanDevice.kind, IpipDevice.kind):
+        found, wanted = have.get((kind, name)), want.get((kind, name))
+        if isinstance(found, VxlanDevice) and isinstance(wanted, VxlanDevice):
+            return found.changeable_to(wanted)
+        if isinstance(found, IpipDevice) and isinstance(wanted, IpipDevice):
+            return found.changeable_to(wanted)
+    return True
+
+
+def _in_the_way(name: str, have: State, want: State) -> bool:
+    """Whether a device that is not wanted keeps a wanted one from coming up: the kernel lets VXLAN devices share a port
+    only when they agree on group policy."""
+    found = have.get((VxlanDevice.kind, name))
+    if not isinstance(found, VxlanDevice) or found.key in want:
+        return False
+    devices = [want[VxlanDevice.kind, wanted] for wanted in _devices(want) if (VxlanDevice.kind, wanted) in want]
+    return any(isinstance(item, VxlanDevice) and item.port == found.port and item.gbp != found.gbp for item in devices)
 
 
 def _kept(have: State, wanted: Wanted) -> State:
@@ -87,7 +132,7 @@ def _kept(have: State, wanted: Wanted) -> State:
     network = wanted.network
     if network is None:
         return {}
-    devices = {item.name for _key, item in _devices(wanted.items)}
+    devices = _devices(wanted.items)
     return state_of(
         item
         for item in have.values()
@@ -97,14 +142,22 @@ def _kept(have: State, wanted: Wanted) -> State:
     )
 
 
-def _refuse_foreign(have: State, operation: Operation, want: State) -> None:
+def _refuse_foreign(have: State, operation: Operation, wanted: Wanted) -> None:
     found = have.get(operation.item.key)
     if isinstance(found, Route) and found.protocol == PROTOCOL_KERNEL:
         raise PrerequisiteError(
             f"{operation.item}: {found.destination} is connected to {found.device} of this node, so a peer cannot have "
             f"it; remove that address or device first, or give the peer another subnet"
         )
-    if isinstance(found, Nexthop) and found.device not in {item.name for _key, item in _devices({**have, **want})}:
+    if isinstance(found, Nexthop) and not _is_ours(found, have, wanted):
         raise PrerequisiteError(
             f"{operation.item}: the identifier is in use on this node by {found}; remove that object first"
         )
+
+
+def _is_ours(found: Nexthop, have: State, wanted: Wanted) -> bool:
+    """Its identifier is one of ours. So is the object itself when it leads over a device of ours, or to a peer."""
+    to_a_peer = found.gateway in wanted.gateways or wanted.earlier.get(found.key) == found.gateway
+    if to_a_peer and found.protocol == PROTOCOL_BOOT and not found.options:
+        return True
+    return any((kind, found.device) in state for kind in ("vxlan", "ipip") for state in (have, wanted.items))

@@ -37,6 +37,7 @@ KNOWN = {
     ),
     "veth": Known("connecting pods to the node", "VETH"),
     "vxlan": Known("the overlay between nodes", "VXLAN"),
+    "ipip": Known("the overlay between nodes with backend ipip", "NET_IPIP"),
     "dummy": Known("the device kube-ipvs0 that holds service addresses", "DUMMY"),
     "ip_set": Known("sets of addresses in service rules", "IP_SET"),
     "ip_tables": Known("iptables rules", "IP_NF_IPTABLES", "/proc/net/ip_tables_names"),

@@ -29,6 +29,14 @@ def test_nodes_in_the_order_given_with_the_declared_address() -> None:
     ]
 
 
+def test_variable_of_the_callers_choice_counts_first_where_it_says_something() -> None:
+    hostvars = {**HOSTVARS, "a": {**HOSTVARS["a"], "public": "203.0.113.1"}, "b": {**HOSTVARS["b"], "public": ""}}
+    assert cluster_nodes(["b", "a"], hostvars, "public") == [
+        {"name": "b", "address": "198.51.100.2"},
+        {"name": "a", "address": "203.0.113.1"},
+    ]
+
+
 def test_facts_are_no_declaration() -> None:
     with pytest.raises(AnsibleFilterError, match=r"hosts\.nameless: has no declared address"):
         cluster_nodes(["nameless"], HOSTVARS)
@@ -75,6 +83,6 @@ def test_secret_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_of_all_roles_are_known() -> None:
     found = declared({"a": {}})
     assert found["options"]["flannel_vxlan_vni"] == {"type": "int", "choices": []}
-    assert found["options"]["flannel_backend_type"]["choices"] == ["vxlan"]
+    assert found["options"]["flannel_backend_type"]["choices"] == ["vxlan", "host-gw", "ipip"]
     assert {"cluster_", "flannel_", "etcd_", "pki_", "cni_", "node_"} <= set(found["prefixes"])
     assert {"cluster_name", "cluster_pod_cidr", "cluster_service_cidr", "cluster_node_address"} <= set(found["options"])

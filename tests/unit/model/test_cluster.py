@@ -18,14 +18,20 @@ OPTIONS = {
     "cluster_node_address": {"type": "str"},
     "cluster_pod_cidr": {"type": "str"},
     "cluster_service_cidr": {"type": "str"},
-    "flannel_backend_type": {"type": "str", "choices": ["vxlan"]},
+    "flannel_backend_type": {"type": "str", "choices": ["vxlan", "host-gw", "ipip"]},
+    "flannel_direct_routing": {"type": "bool"},
     "flannel_etcd_prefix": {"type": "str"},
+    "flannel_interface": {"type": "str"},
+    "flannel_interface_can_reach": {"type": "str"},
+    "flannel_interface_regex": {"type": "list"},
     "flannel_lease_ttl": {"type": "int"},
     "flannel_masquerade": {"type": "bool"},
     "flannel_mtu": {"type": "int"},
+    "flannel_public_address": {"type": "str"},
     "flannel_subnet_len": {"type": "int"},
     "flannel_subnet_max": {"type": "str"},
     "flannel_subnet_min": {"type": "str"},
+    "flannel_vxlan_gbp": {"type": "bool"},
     "flannel_vxlan_vni": {"type": "int"},
     "node_packages": {"type": "list"},
     "node_sysctls": {"type": "dict"},
@@ -252,3 +258,59 @@ def test_place_stands_behind_the_item() -> None:
     declared = declaration()
     declared["settings"].append({"name": "flannel_mtu", "value": 1, "where": "group_vars/all.yml:7"})
     assert errors(check_cluster(declared)) == ["flannel_mtu (group_vars/all.yml:7): must be 0 or 576 to 65535, not 1"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "host_variables", "message"),
+    [
+        (
+            {"flannel_backend_type": "host-gw", "flannel_direct_routing": True},
+            {},
+            "flannel_direct_routing: is not possible with flannel_backend_type host-gw",
+        ),
+        (
+            {"flannel_backend_type": "host-gw"},
+            {"w1": {"flannel_public_address": "203.0.113.4"}},
+            "hosts.w1.flannel_public_address: is not possible with flannel_backend_type host-gw",
+        ),
+        (
+            {},
+            {"w1": {"flannel_public_address": "w1.example.com"}},
+            "hosts.w1.flannel_public_address: must be an IP address, not 'w1.example.com'",
+        ),
+        ({"flannel_interface_regex": ["eth0", "eth["]}, {}, "flannel_interface_regex[1]: must be a regular expression"),
+        ({"flannel_interface": "much-too-long-a-name"}, {}, "flannel_interface: must be an interface name"),
+        ({"flannel_interface_can_reach": "gateway"}, {}, "flannel_interface_can_reach: must be an IP address"),
+        ({}, {"w1": {"flannel_direct_routing": True}}, "flannel_direct_routing: must be the same on all nodes"),
+        ({"flannel_backend_type": "udp"}, {}, "flannel_backend_type: must be one of vxlan, host-gw, ipip, not 'udp'"),
+    ],
+    ids=str,
+)
+def test_backend_and_underlay_that_cannot_be_are_errors(
+    variables: dict[str, Any], host_variables: dict[str, dict[str, Any]], message: str
+) -> None:
+    found = errors(check_cluster(declaration(variables, host_variables)))
+    assert any(line.startswith(message) for line in found), found
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"flannel_backend_type": "host-gw", "flannel_direct_routing": False, "flannel_public_address": ""},
+        {"flannel_backend_type": "ipip", "flannel_direct_routing": "yes"},
+        {"flannel_interface": "192.0.2.1", "flannel_interface_regex": "^eth,^ens", "flannel_interface_can_reach": ""},
+        {"flannel_vxlan_gbp": True, "flannel_direct_routing": True},
+    ],
+    ids=str,
+)
+def test_backends_and_underlays_that_can_be_are_no_problem(variables: dict[str, Any]) -> None:
+    report = check_cluster(declaration(variables))
+    assert (errors(report), warnings(report)) == ([], [])
+
+
+def test_option_of_another_backend_is_a_warning() -> None:
+    report = check_cluster(declaration({"flannel_backend_type": "ipip", "flannel_vxlan_vni": 7}))
+    assert errors(report) == []
+    assert warnings(report) == [
+        "flannel_vxlan_vni: is of backend vxlan, and flannel_backend_type is ipip; nothing will read it"
+    ]

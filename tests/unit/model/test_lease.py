@@ -65,6 +65,55 @@ def test_defaults_of_flannel_are_written_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("backend", "written"),
+    [
+        ({"type": "host-gw"}, '{"Type":"host-gw"}'),
+        ({"type": "host-gw", "gbp": False}, '{"Type":"host-gw"}'),
+        ({"type": "ipip"}, '{"Type":"ipip"}'),
+        ({"type": "ipip", "direct_routing": True}, '{"Type":"ipip","DirectRouting":true}'),
+        (
+            {**BACKEND, "mtu": 1400, "gbp": True, "learning": True, "direct_routing": True},
+            '{"Type":"vxlan","VNI":1,"Port":8472,"MTU":1400,"GBP":true,"Learning":true,"DirectRouting":true}',
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["type"],
+)
+def test_backends_are_written_as_flannel_reads_them(backend: dict[str, Any], written: str) -> None:
+    parsed = parse_lease_spec(config(backend=backend)).config
+    assert parsed.backend == written and parsed.backend_type == backend["type"]
+    assert decode_config(encode_config(parsed), "key") == parsed
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ({"type": "udp"}, "config.backend.type: must be one of vxlan, host-gw, ipip, not 'udp'"),
+        ({"type": "vxlan", "port": 8472}, "config.backend.vni: is required"),
+        ({"type": "vxlan", "vni": 1}, "config.backend.port: is required"),
+        ({"type": "host-gw", "vni": 1}, "config.backend.vni: is no option of backend host-gw; leave it out"),
+        ({"type": "host-gw", "direct_routing": True}, "config.backend.direct_routing: is no option of backend host-gw"),
+        ({"type": "ipip", "learning": True}, "config.backend.learning: is no option of backend ipip"),
+        ({"type": "ipip", "mtu": 1400}, "config.backend.mtu: is no option of backend ipip in etcd"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
+)
+def test_options_of_other_backends_are_refused(backend: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError) as refusal:
+        parse_lease_spec(config(backend=backend))
+    assert str(refusal.value).startswith(message)
+
+
+# Written by a real flanneld.
+FLANNELD_HOST_GW = '{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"host-gw"}'
+
+
+def test_lease_without_data_is_read_and_written_unchanged() -> None:
+    lease = decode_lease("10.244.1.0-24", FLANNELD_HOST_GW, PERMANENT)
+    assert lease is not None and (lease.backend_type, lease.data, lease.mac) == ("host-gw", "", "")
+    assert encode_lease(lease) == FLANNELD_HOST_GW
+
+
+@pytest.mark.parametrize(
     ("network", "length", "first", "last"),
     [
         ("10.0.0.0/8", 24, "10.0.1.0", "10.255.255.0"),

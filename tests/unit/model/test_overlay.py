@@ -55,11 +55,38 @@ BAD: dict[str, tuple[Change, str]] = {
     "network with host bits": (lambda d: d.update(network="10.244.0.1/16"), "network: 10.244.0.1/16 has host bits"),
     "network too small": (lambda d: d.update(network="10.244.1.0/29"), "network: 10.244.1.0/29 is too small"),
     "network of IPv6": (lambda d: d.update(network="fd00::/48"), "network: must be IPv4"),
-    "backend unknown": (backend(type="udp"), "backend.type: must be one of vxlan, not 'udp'"),
+    "backend unknown": (backend(type="udp"), "backend.type: must be one of vxlan, host-gw, ipip, not 'udp'"),
     "vni zero": (backend(vni=0), "backend.vni: must be 1 to 9999999, not 0"),
     "vni too long for a device name": (backend(vni=10000000), "backend.vni: must be 1 to 9999999"),
     "port too high": (backend(port=65536), "backend.port: must be 1 to 65535"),
     "mtu too small": (backend(mtu=100), "backend.mtu: must be 118 to 65535, not 100"),
+    "mtu too small for ipip": (backend(type="ipip", vni=None, port=None, mtu=87), "backend.mtu: must be 88 to 65535"),
+    "vni of host-gw": (backend(type="host-gw"), "backend.vni: is no option of backend host-gw"),
+    "direct host-gw": (
+        backend(type="host-gw", vni=None, port=None, direct_routing=True),
+        "backend.direct_routing: is no option of backend host-gw",
+    ),
+    "gbp of ipip": (backend(type="ipip", vni=None, port=None, gbp=True), "backend.gbp: is no option of backend ipip"),
+    "learning is no switch": (backend(learning=1), "backend.learning: must be true or false, not 1"),
+    "no MAC": (peer(0, mac=None), "peers[0].mac: is required"),
+    "public address of host-gw": (
+        lambda d: d.update(backend={"type": "host-gw"}, public_address="203.0.113.1"),
+        "public_address: 203.0.113.1 is not 192.0.2.1, the node's address",
+    ),
+    "public address of IPv6": (lambda d: d.update(public_address="fd00::1"), "public_address: must be IPv4"),
+    "unreachable is no address": (
+        lambda d: d.update(interface_can_reach="gateway"),
+        "interface_can_reach: must be an IP address, not 'gateway'",
+    ),
+    "broken pattern": (
+        lambda d: d.update(interface_regex=["eth.", "eth["]),
+        "interface_regex[1]: must be a regular expression, not 'eth['",
+    ),
+    "pattern not a string": (
+        lambda d: d.update(interface_regex=[1]),
+        "interface_regex[0]: must be a regular expression",
+    ),
+    "patterns not a list": (lambda d: d.update(interface_regex="eth0"), "interface_regex: must be a list"),
     "unknown backend option": (backend(vnid=1), "backend.vnid: is unknown here"),
     "no node": (lambda d: d.pop("node"), "node: is required"),
     "node without a name": (node(name=None), "node.name: is required"),
@@ -119,8 +146,9 @@ def test_overlay_refused_names_the_item(case: str) -> None:
     assert str(refusal.value).startswith(message)
 
 
-def wanted(data: dict[str, Any], mtu: int = 1500) -> list[str]:
-    return [str(item) for item in wanted_items(parse_overlay(data), Underlay("eth0", mtu), 0, False)]
+def wanted(data: dict[str, Any], mtu: int = 1500, direct: dict[str, str] | None = None) -> list[str]:
+    underlay = Underlay("eth0", mtu, direct=direct or {})
+    return [str(item) for item in wanted_items(parse_overlay(data), underlay, 0, False)]
 
 
 def test_overlay_asks_for_what_flannel_makes() -> None:
@@ -138,6 +166,66 @@ def test_overlay_asks_for_what_flannel_makes() -> None:
     ]
 
 
+def without_macs(**values: Any) -> Change:
+    """A document for a backend that has none."""
+
+    def change(data: dict[str, Any]) -> None:
+        data["backend"] = values
+        for entry in (data["node"], *data["peers"]):
+            del entry["mac"]
+
+    return change
+
+
+def test_overlay_of_host_gw_is_routes_over_the_underlay_alone() -> None:
+    assert wanted(document(without_macs(type="host-gw"))) == [
+        "route 10.244.2.0/24 via 192.0.2.2 dev eth0",
+        "route 10.244.3.0/24 via 192.0.2.3 dev eth0",
+    ]
+
+
+def test_overlay_of_ipip_routes_to_nodes_over_its_device() -> None:
+    assert wanted(document(without_macs(type="ipip"))) == [
+        "ipip flannel.ipip local 192.0.2.1 mtu 1480",
+        "address 10.244.1.0/32 dev flannel.ipip",
+        "link flannel.ipip up",
+        "route 10.244.2.0/24 via 192.0.2.2 dev flannel.ipip onlink",
+        "route 10.244.3.0/24 via 192.0.2.3 dev flannel.ipip onlink",
+    ]
+
+
+def test_overlay_reaches_direct_peers_as_flannel_does() -> None:
+    """Flannel's vxlan leaves everything else away, and its ipip keeps the flag."""
+    items = wanted(document(backend(direct_routing=True)), direct={"192.0.2.2": "eth7"})
+    assert items[3:] == [
+        "route 10.244.2.0/24 via 192.0.2.2 dev eth7",
+        "neighbor 10.244.3.0 lladdr 02:00:00:00:00:03 dev flannel.1",
+        "fdb 02:00:00:00:00:03 dst 192.0.2.3 dev flannel.1 self",
+        "route 10.244.3.0/24 via 10.244.3.0 dev flannel.1 onlink",
+    ]
+    items = wanted(document(without_macs(type="ipip", direct_routing=True)), direct={"192.0.2.2": "eth0"})
+    assert items[3:] == [
+        "route 10.244.2.0/24 via 192.0.2.2 dev eth0 onlink",
+        "route 10.244.3.0/24 via 192.0.2.3 dev flannel.ipip onlink",
+    ]
+
+
+def test_overlay_leaves_out_peers_of_another_backend_whatever_they_are() -> None:
+    def with_others(data: dict[str, Any]) -> None:
+        data["peers"] += [
+            {"address": "192.0.2.4", "subnet": "10.244.4.0/24", "mac": "", "backend_type": "host-gw"},
+            {"address": "nowhere", "subnet": "10.244.2.0/24", "backend_type": "udp"},
+        ]
+
+    assert wanted(document(with_others)) == wanted(document())
+
+
+def test_overlay_outer_address_is_that_of_the_underlay_where_the_public_one_is_translated() -> None:
+    overlay = parse_overlay(document(lambda d: d.update(public_address="192.0.2.1")))
+    device = next(iter(wanted_items(overlay, Underlay("eth0", 1500, "10.0.0.5"), 0, False)))
+    assert str(device).startswith("vxlan flannel.1 id 1 local 10.0.0.5 dev eth0 ")
+
+
 def test_overlay_own_entry_among_peers_is_skipped() -> None:
     assert wanted(document(lambda d: d["peers"].append(d["node"]))) == wanted(document())
 
@@ -153,6 +241,13 @@ def test_overlay_takes_leases_as_they_are() -> None:
 def test_overlay_device_mtu_is_fifty_below_the_declared_one() -> None:
     assert " mtu 8950 " in wanted(document(), mtu=9000)[0]
     assert " mtu 1350 " in wanted(document(backend(mtu=1400)), mtu=9000)[0]
+
+
+@pytest.mark.parametrize(("kind", "mtu"), [("vxlan", 1450), ("ipip", 1480), ("host-gw", 1500)])
+def test_overlay_pods_send_what_the_backend_leaves(kind: str, mtu: int) -> None:
+    data = document(lambda d: d.update(backend={"type": kind}, subnet_env={}))
+    *_, file = wanted_items(parse_overlay(data), Underlay("eth0", 1500), 0, False)
+    assert isinstance(file, File) and f"FLANNEL_MTU={mtu}\n" in file.content
 
 
 def test_overlay_mtu_above_the_interface_is_refused() -> None:

@@ -33,7 +33,8 @@ FOREIGN_MAC = "66:3b:ef:92:63:92"
 
 def spec(node: str = "cp1", nodes: list[dict[str, Any]] | None = None, **changes: Any) -> LeaseSpec:
     declared = nodes if nodes is not None else [{"name": name, "address": address} for name, address in NODES.items()]
-    config = {"network": "10.244.0.0/16", "subnet_len": 24, "backend": {"type": "vxlan", "vni": 1, "port": 8472}}
+    backend = changes.pop("backend", {"type": "vxlan", "vni": 1, "port": 8472})
+    config = {"network": "10.244.0.0/16", "subnet_len": 24, "backend": backend}
     for key in ("network", "subnet_len", "subnet_min", "subnet_max"):
         if key in changes:
             config[key] = changes.pop(key)
@@ -236,3 +237,24 @@ def test_any_store_converges_in_one_plan(have: State, node: str, ttl: int) -> No
             assert not any(mine.overlaps(ipaddress.IPv4Network(old.subnet)) for old in leases_of(have))
     undone = outcome_of(after, [operation.inverse() for operation in reversed(operations)])
     assert undone == have
+
+
+@pytest.mark.parametrize("backend", ["host-gw", "ipip"])
+def test_backend_without_mac_addresses_has_leases_without_data(backend: str) -> None:
+    after = outcome_of({}, plan({}, spec(backend={"type": backend})))
+    assert [(each.address, each.backend_type, each.data) for each in leases_of(after)] == [
+        (address, backend, "") for address in NODES.values()
+    ]
+
+
+def test_nodes_keep_their_subnets_when_the_backend_changes_and_when_it_changes_back() -> None:
+    state = having(lease(7, "cp1"), lease(3, "w1"), lease(5, "cp2"), foreign(9))
+    before = dict(state)
+    for backend in ({"type": "host-gw"}, {"type": "ipip"}, {"type": "vxlan", "vni": 1, "port": 8472}):
+        wanted = spec(backend=backend)
+        operations = plan(state, wanted)
+        assert {operation.action for operation in operations} == {"replace"} and len(operations) == 4
+        state = outcome_of(state, operations)
+        assert plan(state, wanted) == []
+        assert subnets(state, wanted) == {"cp1": "10.244.7.0/24", "cp2": "10.244.5.0/24", "w1": "10.244.3.0/24"}
+    assert state == before

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.datapath import (
     DeviceAddress,
     ForwardingEntry,
+    IpipDevice,
     LinkUp,
     Neighbor,
+    Nexthop,
     Route,
     VxlanDevice,
     device_of,
@@ -25,7 +27,9 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.datapath i
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import PrerequisiteError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.item import Item, State, state_of
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.overlay import (
+    Overlay,
     Underlay,
+    direct_keys,
     parse_overlay,
     wanted_items,
 )
@@ -37,7 +41,7 @@ NETWORK = ipaddress.ip_network("10.244.0.0/16")
 SUBNETS = [f"10.244.{third}.0/24" for third in range(1, 7)]
 MACS = [f"02:00:00:00:00:0{digit}" for digit in range(1, 7)]
 NODES = [f"192.0.2.{last}" for last in range(1, 7)]
-DEVICES = ("flannel.1", "flannel.2")
+DEVICES = ("flannel.1", "flannel.2", "flannel.ipip")
 
 
 class Kernel:
@@ -63,20 +67,28 @@ class Kernel:
         present = self.state.get(item.key)
         assert (present is None) == (operation.action == ADD), f"{operation}: there is {present}"
         assert operation.action == ADD or present == (operation.previous or item), f"{operation}: there is {present}"
-        if isinstance(item, VxlanDevice):
-            hanging = self._on(device, LinkUp, DeviceAddress, Neighbor, ForwardingEntry, Route)
+        if isinstance(item, (VxlanDevice, IpipDevice)):
+            others = [each for each in self.state.values() if isinstance(each, VxlanDevice) and each.key != item.key]
+            for other in others if isinstance(item, VxlanDevice) and operation.action != DELETE else []:
+                assert other.port != item.port or other.gbp == item.gbp, f"{operation}: {other} is in the way"
+            hanging = self._on(device, LinkUp, DeviceAddress, Neighbor, ForwardingEntry, Nexthop, Route)
             assert operation.action != DELETE or not hanging, f"{operation} takes {hanging} along"
         elif device in DEVICES:
-            assert self._on(device, VxlanDevice), f"{operation}: no such device"
+            assert self._on(device, VxlanDevice, IpipDevice), f"{operation}: no such device"
             self._check_dependents(operation)
+        if isinstance(item, Nexthop) and operation.action == DELETE:
+            through = [each for each in self.state.values() if getattr(each, "nexthop_id", 0) == item.id]
+            assert not through, f"{operation} takes {through} along"
+        if isinstance(item, Route) and item.nexthop_id:
+            assert ("nexthop", item.nexthop_id) in self.state, f"{operation}: no such object"
 
     def _check_dependents(self, operation: Operation) -> None:
         item, device = operation.item, device_of(operation.item)
         up = bool(self._on(device, LinkUp))
-        if isinstance(item, (Route, Neighbor)):
+        if isinstance(item, (Route, Nexthop, Neighbor)):
             assert up, f"{operation}: the link is down"
         if operation.action == DELETE and isinstance(item, LinkUp):
-            assert not self._on(device, Route, Neighbor), f"{operation} takes routes or neighbors along"
+            assert not self._on(device, Route, Nexthop, Neighbor), f"{operation} takes routes or neighbors along"
         last = [item] == self._on(device, DeviceAddress)
         if operation.action == DELETE and last:
             assert not self._on(device, Route), f"{operation} takes routes along"
@@ -89,6 +101,9 @@ def foreign_route(destination: str, gateway: str, device: str, metric: int) -> R
 @st.composite
 def on_device(draw: st.DrawFn, name: str) -> list[Item]:
     """A device in any condition, and anything on it."""
+    if name == "flannel.ipip":
+        local, mtu = draw(st.sampled_from(NODES[:2])), draw(st.sampled_from([1480, 1400]))
+        return [IpipDevice(name, local, mtu, draw(st.sampled_from([(), (("ttl", 9),)]))), *draw(on_link(name))]
     device = VxlanDevice(
         name=name,
         vni=int(name[-1]),
@@ -100,10 +115,15 @@ def on_device(draw: st.DrawFn, name: str) -> list[Item]:
         learning=draw(st.booleans()),
         accept_ra=draw(st.sampled_from([0, 1])),
     )
-    addresses = draw(st.sets(st.sampled_from(["10.244.1.0/32", "10.244.9.9/32", "172.16.0.1/24"])))
-    items: list[Item] = [device, *(DeviceAddress(name, address) for address in sorted(addresses))]
     entries = draw(st.dictionaries(st.sampled_from(MACS), st.sampled_from(NODES)))
-    items += [ForwardingEntry(name, mac, to, draw(st.sampled_from([0x80, 0xC0]))) for mac, to in entries.items()]
+    forwarded = [ForwardingEntry(name, mac, to, draw(st.sampled_from([0x80, 0xC0]))) for mac, to in entries.items()]
+    return [device, *forwarded, *draw(on_link(name))]
+
+
+@st.composite
+def on_link(draw: st.DrawFn, name: str) -> list[Item]:
+    addresses = draw(st.sets(st.sampled_from(["10.244.1.0/32", "10.244.9.9/32", "172.16.0.1/24"])))
+    items: list[Item] = [DeviceAddress(name, address) for address in sorted(addresses)]
     if draw(st.booleans()):
         neighbors = draw(st.dictionaries(st.sampled_from(SUBNETS), st.sampled_from(MACS)))
         items += [LinkUp(name), *(Neighbor(name, subnet.split("/")[0], mac) for subnet, mac in neighbors.items())]
@@ -114,9 +134,20 @@ def on_device(draw: st.DrawFn, name: str) -> list[Item]:
     return items
 
 
+BACKENDS: list[dict[str, Any]] = [
+    {"vni": 1},
+    {"vni": 2},
+    {"vni": 2, "gbp": True},
+    {"vni": 1, "direct_routing": True},
+    {"type": "host-gw"},
+    {"type": "ipip"},
+    {"type": "ipip", "direct_routing": True},
+]
+
+
 @st.composite
-def overlays(draw: st.DrawFn) -> dict[str, Any]:
-    """A document of a node with up to five peers; peers keep neither subnet, address nor MAC between examples."""
+def overlays(draw: st.DrawFn) -> Overlay:
+    """A declaration of a node with up to five peers; peers keep neither subnet, address nor MAC between examples."""
     count = draw(st.integers(0, 5))
     subnets, macs, nodes = (draw(st.permutations(values[1:])) for values in (SUBNETS, MACS, NODES))
     members = [
@@ -124,23 +155,37 @@ def overlays(draw: st.DrawFn) -> dict[str, Any]:
         for index in range(count)
     ]
     own = {"name": "own", "address": NODES[0], "subnet": SUBNETS[0], "mac": MACS[0]}
-    return {"backend": {"vni": draw(st.sampled_from([1, 2]))}, "node": own, "peers": members}
+    return parse_overlay({"backend": draw(st.sampled_from(BACKENDS)), "node": own, "peers": members})
+
+
+@st.composite
+def made(draw: st.DrawFn, overlay: Overlay) -> State:
+    """What an overlay asks for where any of its peers may be on the same link."""
+    direct = draw(st.sets(st.sampled_from(NODES))) if overlay.backend.direct_routing else set()
+    underlay = Underlay("eth0", 1500, direct=dict.fromkeys(direct, "eth0"))
+    return state_of(wanted_items(overlay, underlay, 0, draw(st.booleans())))
 
 
 @st.composite
 def situations(draw: st.DrawFn) -> tuple[State, Wanted]:
-    overlay = parse_overlay(draw(overlays()))
-    want = state_of(wanted_items(overlay, Underlay("eth0", 1500), 0, False))
-    have: list[Item] = []
-    for name in DEVICES:
-        have += draw(st.one_of(st.just([]), on_device(name)))
+    """What an earlier overlay made and others took some of away, or devices in any condition; and routes of others to
+    subnets of peers."""
+    overlay, earlier = draw(overlays()), draw(overlays())
+    want, keys = draw(made(overlay)), direct_keys(earlier)
+    have: State = {}
+    if draw(st.booleans()):
+        have = draw(made(earlier))
+        gone = draw(st.sets(st.sampled_from([(), *(key for key in have if key[0] == "route")])))
+        have = {key: item for key, item in have.items() if key not in gone}
+    else:
+        keys = {}
+        for name in DEVICES:
+            have.update(state_of(draw(st.one_of(st.just([]), on_device(name)))))
     elsewhere = draw(st.sets(st.sampled_from(SUBNETS)))
-    have += [
-        route
-        for route in (foreign_route(to, "192.0.2.254", "eth0", 0) for to in sorted(elsewhere))
-        if route.key in want
-    ]
-    return state_of(have), Wanted(draw(st.sampled_from([want, want, want, {}])), overlay.network)
+    foreign = [foreign_route(to, "192.0.2.254", "eth0", 0) for to in sorted(elsewhere)]
+    have.update(state_of(route for route in foreign if route.key in {**want, **keys}))
+    gateways = frozenset(peer.address for peer in overlay.peers)
+    return have, Wanted(draw(st.sampled_from([want, want, want, {}])), overlay.network, keys, gateways)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -150,7 +195,8 @@ def test_plan_gives_want_once_and_can_be_undone_anywhere(situation: tuple[State,
     operations = plan_overlay(have, wanted)
     kernel = Kernel(have)
     kernel.carry_out(operations)
-    assert kernel.state == {**wanted.items, **kept_addresses(have, wanted)}
+    foreign = {key: item for key, item in have.items() if getattr(item, "gateway", "") == "192.0.2.254"}
+    assert kernel.state == {**foreign, **kept_addresses(have, wanted), **wanted.items}
     assert plan_overlay(kernel.state, wanted) == []
     done = operations[: position % (len(operations) + 1)]
     kernel = Kernel(have)
@@ -161,7 +207,7 @@ def test_plan_gives_want_once_and_can_be_undone_anywhere(situation: tuple[State,
 
 def kept_addresses(have: State, wanted: Wanted) -> State:
     """The address outside of the pod network, where it is on the device that is wanted."""
-    devices = [item.name for item in wanted.items.values() if isinstance(item, VxlanDevice)]
+    devices = [item.name for item in wanted.items.values() if isinstance(item, (VxlanDevice, IpipDevice))]
     addresses = (DeviceAddress(device, "172.16.0.1/24") for device in devices)
     return state_of(address for address in addresses if address.key in have)
 
@@ -203,13 +249,14 @@ def test_peer_with_another_address_changes_in_place() -> None:
     assert shown(operations) == ["replace fdb"]
 
 
-def test_mtu_changes_in_place() -> None:
-    assert shown(plan_overlay(state_for(PEER, mtu=1400)[0], state_for(PEER)[1])) == ["replace vxlan"]
+@pytest.mark.parametrize("difference", [{"mtu": 1400}, {"learning": True}, {"accept_ra": 1}], ids=str)
+def test_what_the_kernel_can_change_changes_in_place(difference: dict[str, Any]) -> None:
+    assert shown(plan_overlay(state_for(PEER, **difference)[0], state_for(PEER)[1])) == ["replace vxlan"]
 
 
 @pytest.mark.parametrize(
     "difference",
-    [{"vni": 7}, {"link": "eth1"}, {"local": NODES[3]}, {"port": 4789}, {"mac": MACS[4]}, {"learning": True}]
+    [{"vni": 7}, {"link": "eth1"}, {"local": NODES[3]}, {"port": 4789}, {"mac": MACS[4]}]
     + [{"gbp": True}, {"options": (("l2miss", 1),)}, {"options": (("group", "239.1.1.1"),)}],
     ids=lambda difference: next(iter(difference)),
 )
@@ -229,3 +276,67 @@ def test_connected_network_in_the_place_of_a_peer_is_refused() -> None:
     have = {**state_for()[0], connected.key: connected}
     with pytest.raises(PrerequisiteError, match=r"10\.244\.2\.0/24 is connected to cni0"):
         plan_overlay(have, state_for(PEER)[1])
+
+
+def overlay_of(**backend: Any) -> Overlay:
+    members = [{"name": "p2", "address": NODES[1], "subnet": SUBNETS[1], "mac": MACS[1]}]
+    own = {"name": "own", "address": NODES[0], "subnet": SUBNETS[0], "mac": MACS[0]}
+    return parse_overlay({"backend": backend, "node": own, "peers": members})
+
+
+def state_of_backend(with_nexthops: bool = True, **backend: Any) -> State:
+    underlay = Underlay("eth0", 1500, direct={NODES[1]: "eth0"} if backend.get("direct_routing") else {})
+    return state_of(wanted_items(overlay_of(**backend), underlay, 0, with_nexthops))
+
+
+def change(before: dict[str, Any], after: dict[str, Any], with_nexthops: bool = True) -> list[str]:
+    earlier = direct_keys(overlay_of(**before))
+    have, want = (state_of_backend(with_nexthops, **backend) for backend in (before, after))
+    return shown(plan_overlay(have, Wanted(want, NETWORK, earlier, frozenset([NODES[1]]))))
+
+
+VXLAN, DIRECT, HOST_GW, IPIP = {}, {"direct_routing": True}, {"type": "host-gw"}, {"type": "ipip"}
+
+
+def test_direct_routing_comes_in_one_step_before_the_old_way_goes() -> None:
+    assert change(VXLAN, DIRECT) == ["replace nexthop", "replace route", "delete neighbor", "delete fdb"]
+    assert change(VXLAN, DIRECT, False) == ["replace route", "delete neighbor", "delete fdb"]
+
+
+def test_direct_routing_goes_when_the_other_way_is_there() -> None:
+    assert change(DIRECT, VXLAN) == ["add neighbor", "add fdb", "replace nexthop", "replace route"]
+
+
+@pytest.mark.parametrize(("backend", "kind"), [(VXLAN, "vxlan"), (IPIP, "ipip")], ids=["vxlan", "ipip"])
+def test_device_goes_after_the_routes_have_left_it(backend: dict[str, Any], kind: str) -> None:
+    entries = ["delete neighbor", "delete fdb"] if kind == "vxlan" else []
+    rest = [*entries, "delete link_up", "delete address", f"delete {kind}"]
+    assert change(backend, HOST_GW) == ["replace nexthop", "replace route", *rest]
+
+
+@pytest.mark.parametrize(("backend", "kind"), [(VXLAN, "vxlan"), (IPIP, "ipip")], ids=["vxlan", "ipip"])
+def test_device_comes_before_the_routes_go_over_it(backend: dict[str, Any], kind: str) -> None:
+    entries = ["add neighbor", "add fdb"] if kind == "vxlan" else []
+    first = [f"add {kind}", "add address", "add link_up", *entries]
+    assert change(HOST_GW, backend) == [*first, "replace nexthop", "replace route"]
+
+
+def test_other_device_is_there_before_the_old_one_goes() -> None:
+    operations = change(VXLAN, IPIP)
+    assert operations.index("add link_up") < operations.index("replace route") < operations.index("delete vxlan")
+
+
+def test_route_and_object_of_a_peer_that_left_go_unless_others_changed_them() -> None:
+    earlier, have = direct_keys(overlay_of(**HOST_GW)), state_of_backend(**HOST_GW)
+    assert shown(plan_overlay(have, Wanted({}, NETWORK, earlier))) == ["delete route", "delete nexthop"]
+    changed = foreign_route(SUBNETS[1], "192.0.2.254", "eth0", 0)
+    assert shown(plan_overlay({**have, changed.key: changed}, Wanted({}, NETWORK, earlier))) == ["delete nexthop"]
+    assert plan_overlay(have, Wanted({}, NETWORK)) == []
+
+
+def test_object_of_others_under_one_of_our_identifiers_is_refused() -> None:
+    want = state_of_backend(**HOST_GW)
+    number = next(item.id for item in want.values() if isinstance(item, Nexthop))
+    for other in (Nexthop(number, "192.0.2.77", "eth0", False), Nexthop(number, NODES[1], "eth0", False, 186)):
+        with pytest.raises(PrerequisiteError, match="the identifier is in use on this node by nexthop id"):
+            plan_overlay({other.key: other}, Wanted(want, NETWORK, {}, frozenset([NODES[1]])))
