@@ -88,6 +88,12 @@ options:
   key_file:
     description: Key of the client certificate.
     type: path
+  username:
+    description: User of etcd with role C(root), where authentication is enabled. Needs O(password).
+    type: str
+  password:
+    description: Password of O(username).
+    type: str
   timeout:
     description: Seconds to wait for one answer of one member.
     type: int
@@ -194,6 +200,8 @@ ARGUMENT_SPEC = {
     "ca_file": {"type": "path"},
     "cert_file": {"type": "path"},
     "key_file": {"type": "path", "no_log": False},
+    "username": {"type": "str"},
+    "password": {"type": "str", "no_log": True},
     "timeout": {"type": "int", "default": 5},
     "wait": {"type": "int", "default": 120},
 }
@@ -239,6 +247,7 @@ def main() -> None:
             ("state", "healthy", NEEDED),
             ("state", "gathered", ["members"]),
         ],
+        required_by={"password": ["username"]},
     )
     run(module, body)
 

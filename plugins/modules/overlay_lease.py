@@ -19,7 +19,7 @@ description:
     subnet. A new lease gets the first free subnet in the order of O(nodes).
   - Leases of peers that are not in O(nodes), such as nodes that run flanneld, are never touched. Those among them that
     no datapath can be made from (no valid MAC address, a subnet outside of the network, a second lease of one address,
-    MAC address or overlapping subnet) are left out of the results with a warning. A node that runs flanneld
+    MAC address or overlapping subnet) are left out of the peers with a warning. A node that runs flanneld
     must not be in O(nodes), because flanneld chooses its MAC address itself.
   - Etcd is reached through its JSON gateway, version 3.4 or newer.
 extends_documentation_fragment: fairlead.cluster.attributes
@@ -52,6 +52,14 @@ options:
   key_file:
     description: Key of the client certificate.
     type: path
+  username:
+    description: User of etcd, where it has authentication enabled. Needs O(password).
+    type: str
+  password:
+    description:
+      - Password of O(username). Where etcd has authentication enabled without TLS, it travels in the clear.
+      - It is kept on the node, readable for root only, so that the lease can be renewed.
+    type: str
   timeout:
     description: Seconds to wait for one answer of one endpoint.
     type: int
@@ -202,6 +210,29 @@ peers:
   returned: when O(state=present)
   type: list
   elements: dict
+orphaned:
+  description: Leases of no declared node, which are of nodes that are gone, or of peers that run flanneld. Of removed
+    nodes they may be deleted; nothing here does. Empty with O(state=gathered) without O(nodes).
+  returned: when O(state) is not V(absent)
+  type: list
+  elements: dict
+  contains:
+    key: {description: Its key in etcd., type: str}
+    address: {description: Address of the node on the underlay., type: str}
+    ttl:
+      description: "Seconds left; 0 for a permanent one, null where it was not asked for, which is so for many of them."
+      type: int
+conflicts:
+  description: What is wrong with leases that nobody here may change; each is also a warning, unless there are many.
+    One underlay or MAC address in several leases, subnets that overlap, that the configuration does not allow, or
+    values that cannot be read.
+  returned: when O(state) is not V(absent)
+  type: list
+  elements: dict
+  contains:
+    keys: {description: The leases' keys in etcd., type: list, elements: str}
+    problem: {description: What is wrong., type: str}
+    advice: {description: What to do., type: str}
 before:
   description: Configuration and leases as found.
   returned: when O(state) is not V(gathered)
@@ -219,6 +250,7 @@ operations:
   elements: str
 """
 
+import dataclasses
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
@@ -255,6 +287,8 @@ ARGUMENT_SPEC = {
     "ca_file": {"type": "path"},
     "cert_file": {"type": "path"},
     "key_file": {"type": "path", "no_log": False},
+    "username": {"type": "str"},
+    "password": {"type": "str", "no_log": True},
     "timeout": {"type": "int", "default": 5},
     "prefix": {"type": "str", "default": "/coreos.com/network"},
     "config": {"type": "dict", "options": CONFIG_SPEC},
@@ -270,7 +304,7 @@ HEADER = "leases in etcd"
 def body(module: AnsibleModule) -> Dict[str, Any]:
     document = _document(module.params)
     if module.params["state"] == "gathered":
-        return {"changed": False, "leases": overlay_lease.gather(document)}
+        return {"changed": False, **dataclasses.asdict(overlay_lease.gather(document))}
     if module.params["state"] == "absent":
         outcome = overlay_lease.release(document, module.check_mode)
         forgotten = store.forget(overlay_lease.KIND, module.check_mode)
@@ -285,6 +319,8 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
         "leases": ensured.leases,
         "own": next(lease for lease in ensured.leases if lease["name"] == own),
         "peers": [lease for lease in ensured.leases if lease["name"] != own],
+        "orphaned": ensured.orphaned,
+        "conflicts": ensured.conflicts,
     }
 
 
@@ -304,7 +340,7 @@ def main() -> None:
         ARGUMENT_SPEC,
         supports_check_mode=True,
         required_if=[("state", "present", NEEDED), ("state", "absent", NEEDED)],
-        required_by={"cert_file": ["key_file"], "nodes": ["cluster_name"]},
+        required_by={"cert_file": ["key_file"], "nodes": ["cluster_name"], "password": ["username"]},
     )
     run(module, body)
 

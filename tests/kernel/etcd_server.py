@@ -50,11 +50,18 @@ class Cluster:
         self.members = [{"name": f"m{number}", "address": f"127.0.0.{10 + number}"} for number in range(1, size + 1)]
         self.processes: dict[str, subprocess.Popen[str]] = {}
         self.pki = directory / "pki"
+        # Who etcdctl is, ``name:password``, once etcd wants to know.
+        self.user = ""
         self._certify()
 
     @property
     def endpoints(self) -> list[str]:
         return [f"https://{member['address']}:2379" for member in self.members]
+
+    @property
+    def nameless(self) -> dict[str, str]:
+        """The same for a certificate without a common name."""
+        return {**self.tls, "cert_file": str(self.pki / "nameless.crt"), "key_file": str(self.pki / "nameless.key")}
 
     @property
     def tls(self) -> dict[str, str]:
@@ -88,8 +95,17 @@ class Cluster:
             },
             False,
         )
+        self._certify_nameless(self.directory / "authority" / "ca" / "etcd")
         signed = [{key: value for key, value in entry.items() if key != "host"} for entry in answer.signed]
         certificates.converge({**document, "signed": signed}, False)
+
+    def _certify_nameless(self, authority: Path) -> None:
+        """A client certificate without a common name, as etcd's gateway wants it where there are users."""
+        target = self.pki / "nameless"
+        request = ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/"]
+        _openssl([*request, "-keyout", f"{target}.key", "-out", f"{target}.csr"])
+        sign = ["openssl", "x509", "-req", "-in", f"{target}.csr", "-out", f"{target}.crt", "-days", "2"]
+        _openssl([*sign, "-CA", f"{authority}.crt", "-CAkey", f"{authority}.key", "-CAcreateserial"])
 
     def start(self, *names: str, state: str = "new") -> None:
         for member in self.members:
@@ -141,7 +157,20 @@ class Cluster:
         for name in list(self.processes):
             self.kill(name)
 
-    def etcdctl(self, *arguments: str, endpoints: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+    def enable_users(self, name: str, password: str, prefix: str) -> None:
+        """From now on etcd serves root, and this user below the prefix, and nobody else."""
+        self.etcdctl("user", "add", "root:for etcdctl")
+        self.etcdctl("user", "grant-role", "root", "root")
+        self.etcdctl("role", "add", name)
+        self.etcdctl("role", "grant-permission", name, "readwrite", "--prefix=true", prefix)
+        self.etcdctl("user", "add", f"{name}:{password}")
+        self.etcdctl("user", "grant-role", name, name)
+        self.etcdctl("auth", "enable")
+        self.user = "root:for etcdctl"
+
+    def etcdctl(
+        self, *arguments: str, endpoints: str = "", check: bool = True, data: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         command = [
             str(self.bin / "etcdctl"),
             f"--endpoints={endpoints or ','.join(self.endpoints)}",
@@ -149,9 +178,10 @@ class Cluster:
             f"--cert={self.pki / 'etcd-client.crt'}",
             f"--key={self.pki / 'etcd-client.key'}",
             "--command-timeout=3s",
+            *([f"--user={self.user}"] if self.user else []),
             *arguments,
         ]
-        return self.namespace.run(["env", "ETCDCTL_API=3", *command], check=check)
+        return self.namespace.run(["env", "ETCDCTL_API=3", *command], check=check, data=data)
 
     def contents(self, prefix: str = "/") -> dict[str, str]:
         """Everything below the prefix, as etcdctl prints it: a line with the key, a line with the value."""
@@ -169,6 +199,10 @@ class Cluster:
 
     def revision(self) -> int:
         return int(json.loads(self.etcdctl("get", "none", "-w", "json").stdout)["header"]["revision"])
+
+
+def _openssl(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -142,17 +141,6 @@ def test_check_mode_writes_nothing_and_says_what_a_run_does(store: Store) -> Non
     assert predicted["own"]["subnet"] == real["own"]["subnet"]
 
 
-def test_nodes_that_start_at_once_agree_and_leave_no_stray_leases(store: Store) -> None:
-    names = [f"n{number}" for number in range(1, 131)]
-    with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda node: store.run(node, names=names), ["n1", "n2", "n3", "n4"]))
-    subnets = [{lease["name"]: lease["subnet"] for lease in result["leases"]} for result in results]
-    assert subnets == [{f"n{number}": f"10.244.{number}.0/24" for number in range(1, 131)}] * 4
-    attached = {store.etcd.lease_of(subnet_key(number)) for number in range(1, 131)}
-    assert len(attached) == 130
-    assert store.etcd.leases() == attached
-
-
 def test_peer_of_flanneld_is_left_alone_and_listed(store: Store) -> None:
     store.etcd.etcdctl("put", subnet_key(2), FOREIGN)
     result = store.run("cp1")
@@ -168,6 +156,51 @@ def test_peer_of_flanneld_is_left_alone_and_listed(store: Store) -> None:
             "ttl": 0,
         }
     ]
+
+
+def test_range_and_length_of_subnets_are_kept_to(store: Store) -> None:
+    config = {**CONFIG, "subnet_len": 26, "subnet_min": "10.244.9.64", "subnet_max": "10.244.9.192"}
+    store.run("cp1", config=config)
+    assert sorted(store.etcd.contents(f"{PREFIX}/subnets/")) == [
+        f"{PREFIX}/subnets/10.244.9.{last}-26" for last in (128, 192, 64)
+    ]
+    four = [{"name": f"n{number}", "address": f"192.0.2.{number}"} for number in range(61, 65)]
+    full = store.run("n61", config=config, nodes=four, fails=True)
+    assert "nodes[0]: no subnet is left for n61" in full["msg"]
+
+
+def test_permanent_leases_hang_on_no_etcd_lease(store: Store) -> None:
+    assert store.run("cp1", ttl=0)["own"]["ttl"] == 0
+    assert store.etcd.leases() == set()
+    assert len(store.etcd.contents()) == 4
+
+
+def test_leases_in_each_others_way_are_told_and_left(store: Store) -> None:
+    store.run("cp1")
+    granted = store.etcd.etcdctl("lease", "grant", "600").stdout.split()[1]
+    wide = f"{PREFIX}/subnets/10.244.64.0-19"
+    store.etcd.etcdctl("put", f"--lease={granted}", subnet_key(70), FOREIGN)
+    store.etcd.etcdctl("put", wide, FOREIGN)
+    store.etcd.etcdctl("put", subnet_key(200), "broken")
+    before = store.etcd.contents()
+    result = store.run("cp1")
+    assert [(orphan["key"], orphan["address"]) for orphan in result["orphaned"]] == [
+        (wide, "192.0.2.50"),
+        (subnet_key(70), "192.0.2.50"),
+        (subnet_key(200), ""),
+    ]
+    assert [orphan["ttl"] for orphan in result["orphaned"][::2]] == [0, 0]
+    assert 500 < result["orphaned"][1]["ttl"] <= 600
+    assert [conflict["keys"] for conflict in result["conflicts"]] == [
+        [subnet_key(200)],
+        [wide],
+        [wide, subnet_key(70)],
+        [wide, subnet_key(70)],
+        [wide, subnet_key(70)],
+    ]
+    shown = json.dumps(result["warnings"])
+    assert all(key in shown for key in (wide, subnet_key(70), subnet_key(200))), shown
+    assert store.etcd.contents() == before
 
 
 def test_changed_address_is_written_under_the_same_lease(store: Store) -> None:

@@ -19,7 +19,12 @@ from tests.upstream.lan import PREFIX
 __all__ = ["run_module", "state_dir"]
 
 # Where the assertions of these tests are.
-pytest.register_assert_rewrite("tests.kernel.test_overlay_lease", "tests.upstream.ring")
+pytest.register_assert_rewrite(
+    "tests.kernel.test_overlay_lease",
+    "tests.kernel.test_overlay_lease_many",
+    "tests.kernel.test_overlay_lease_users",
+    "tests.upstream.ring",
+)
 
 HERE = Path(__file__).resolve().parent
 Programs = Callable[[builds.Component], Path]

@@ -1,8 +1,8 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every test of tests/kernel/test_overlay_lease.py once more, against each release of etcd that is built here.
+"""Every test of tests/kernel/test_overlay_lease*.py once more, against each release of etcd that is built here.
 
-That file itself runs against Debian's 3.4. Its tests are taken as they are, with another fixture ``store``.
+Those files themselves run against Debian's 3.4. Their tests are taken as they are, with another fixture ``store``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel import etcd_server, test_overlay_lease
+from tests.kernel import etcd_server, test_overlay_lease, test_overlay_lease_many, test_overlay_lease_users
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespaces
 from tests.kernel.test_overlay_lease import Store
@@ -53,7 +53,8 @@ def test_it_is_that_release(release: str, store: Store) -> None:
 globals().update(
     {
         name: value
-        for name, value in vars(test_overlay_lease).items()
-        if (name.startswith("test_") or name == "runtime") and name not in globals()
+        for module in (test_overlay_lease, test_overlay_lease_many, test_overlay_lease_users)
+        for name, value in vars(module).items()
+        if (name.startswith("test_") or name in ("runtime", "guarded")) and name not in globals()
     }
 )

@@ -8,9 +8,10 @@ that a renewal years later asks for the same one. Not applied at boot: leases li
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import ipaddress
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from .._engine import Outcome, Plan
 from .._engine import converge as engine_converge
@@ -25,12 +26,17 @@ from .._model.lease_codec import lease_key
 from .._model.members import unusable
 from .._model.parse import Section
 from .._plan.lease import claim, leases_of, owners, plan, plan_keep, plan_release
+from .._plan.lease_report import Conflict, conflicts, orphans
 from .._plan.operation import Operation, outcome_of
 from .._system.runner import Runner
 
 KIND = "overlay_lease"
 # New plans after a lost race. Each loss means that somebody else got on, so a handful is plenty.
 PLANS = 10
+# Leases of no declared node whose remaining time is asked for, each by a request of its own.
+ASKED = 20
+# Warnings of one run, and keys in one of them: what a person still reads. Results have all.
+WARNINGS, SHOWN_KEYS = 20, 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +46,24 @@ class Ensured:
     Left out, with a warning each, are leases of no declared node that no datapath can be made from: one broken or stale
     lease of somebody else shall not stop all nodes. ``name`` is None for a lease of no declared node; ``ttl``
     is in seconds, 0 for a permanent lease and None where it was not asked for, which is the case for all but
-    this node's.
+    this node's. ``orphaned`` (``[{key, address, ttl}]``) are all leases of no declared node, and ``conflicts``
+    (``[{keys, problem, advice}]``) what is wrong with leases that nobody here may change.
     """
 
     outcome: Outcome
     leases: List[Dict[str, Any]]
     warnings: List[str]
+    orphaned: List[Dict[str, Any]] = dataclasses.field(default_factory=list)
+    conflicts: List[Dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gathered:
+    """All leases below the prefix, of all backends; the rest as in ``Ensured``."""
+
+    leases: List[Dict[str, Any]]
+    orphaned: List[Dict[str, Any]]
+    conflicts: List[Dict[str, Any]]
 
 
 class LostLeaseError(ApplyError):
@@ -72,7 +90,14 @@ def ensure(document: Mapping[str, Any], check: bool) -> Ensured:
         operations = plan({}, spec)
         outcome = Outcome({}, outcome_of({}, operations), operations)
         return Ensured(outcome, _listed(outcome.after, spec.nodes, _backend(spec)), [_prediction(error)])
-    return Ensured(outcome, *_usable(outcome.after, spec, adapter))
+    leases, warnings = _usable(outcome.after, spec, adapter)
+    return Ensured(
+        outcome,
+        leases,
+        warnings,
+        _orphaned(outcome.after, spec.nodes, spec.prefix, adapter),
+        _conflicting(outcome.after, spec.nodes, spec.prefix, adapter),
+    )
 
 
 def release(document: Mapping[str, Any], check: bool) -> Outcome:
@@ -119,12 +144,18 @@ def _take_again(adapter: LeaseAdapter, spec: LeaseSpec, check: bool) -> Outcome:
         ) from error
 
 
-def gather(document: Mapping[str, Any]) -> List[Dict[str, Any]]:
+def gather(document: Mapping[str, Any]) -> Gathered:
     """All leases below the prefix with their remaining time; names only of the nodes in the document."""
     section = Section(document)
     nodes = parse_nodes(section) if document.get("nodes") else ()
-    adapter = LeaseAdapter(Gateway(parse_access(document)), parse_prefix(section), 0, lambda lease: True)
-    return _listed(adapter.read(), nodes, None, adapter)
+    prefix = parse_prefix(section)
+    adapter = LeaseAdapter(Gateway(parse_access(document)), prefix, 0, lambda lease: True)
+    try:
+        have = adapter.read()
+    finally:
+        adapter.gateway.close()
+    orphaned = _orphaned(have, nodes, prefix, adapter) if nodes else []
+    return Gathered(_listed(have, nodes, None, adapter), orphaned, _conflicting(have, nodes, prefix, adapter))
 
 
 def remembered(document: Mapping[str, Any], ensured: Ensured) -> Dict[str, Any]:
@@ -181,12 +212,68 @@ def _usable(state: State, spec: LeaseSpec, adapter: LeaseAdapter) -> Tuple[List[
     listed = _listed(state, spec.nodes, _backend(spec), adapter)
     problems = unusable(listed, ipaddress.IPv4Network(spec.config.network), _backend(spec) == VXLAN)
     leases = [lease for lease in leases_of(state) if lease.backend_type == _backend(spec)]
-    warnings = [
-        f"etcd key {lease_key(spec.prefix, leases[index])} is of no declared node and left out of the overlay, because "
-        f"no datapath can be made from it: {problem}"
-        for index, problem in sorted(problems.items())
-    ]
+    left_out = {leases[index]: problem for index, problem in problems.items()}
+    warnings = _warnings(conflicts(state, spec.nodes), left_out, spec.prefix)
+    warnings += [f"etcd key {key} {_STRANGE[0]}. {_STRANGE[1]}" for key in adapter.strange]
+    if len(warnings) > WARNINGS:
+        more = f"and {len(warnings) - WARNINGS} more problems of leases; result conflicts has all"
+        warnings = [*warnings[:WARNINGS], more]
     return [lease for index, lease in enumerate(listed) if index not in problems], warnings
+
+
+_STRANGE = (
+    "is not in flannel's form of a subnet, like 10.244.1.0-24, without host bits",
+    "It is not looked at, and a subnet it may stand for is given out: delete the key",
+)
+
+
+def _warnings(found: Iterable[Conflict], left_out: Mapping[Lease, str], prefix: str) -> List[str]:
+    """One for each conflict, and one for each lease that is left out and in none."""
+    warnings, told = [], set()
+    for conflict in found:
+        gone = [lease for lease in conflict.leases if lease in left_out]
+        told.update(gone)
+        consequence = f"; left out of the overlay: {_keys(gone, prefix)}" if gone else ""
+        many = "keys" if len(conflict.leases) > 1 else "key"
+        keys = _keys(conflict.leases, prefix)
+        warnings.append(f"etcd {many} {keys} {conflict.problem}{consequence}. {conflict.advice}")
+    return warnings + [
+        f"etcd key {lease_key(prefix, lease)} is of no declared node and left out of the overlay, because "
+        f"no datapath can be made from it: {problem}. Delete the key, or have its node write it anew"
+        for lease, problem in left_out.items()
+        if lease not in told
+    ]
+
+
+def _keys(leases: Sequence[Lease], prefix: str) -> str:
+    more = f" and {len(leases) - SHOWN_KEYS} more" if len(leases) > SHOWN_KEYS else ""
+    return ", ".join(f"{lease_key(prefix, lease)} ({lease.address})" for lease in leases[:SHOWN_KEYS]) + more
+
+
+def _orphaned(state: State, nodes: Iterable[Node], prefix: str, adapter: LeaseAdapter) -> List[Dict[str, Any]]:
+    found = orphans(state, nodes)
+    try:
+        # The run is over and was well: that this cannot be told is no failure of it.
+        with contextlib.suppress(FairleadError):
+            adapter.ask_time(found[:ASKED])
+    finally:
+        adapter.gateway.close()
+    return [
+        {"key": lease_key(prefix, lease), "address": lease.address, "ttl": adapter.seconds_left(lease)}
+        for lease in found
+    ]
+
+
+def _conflicting(state: State, nodes: Iterable[Node], prefix: str, adapter: LeaseAdapter) -> List[Dict[str, Any]]:
+    found = [
+        {
+            "keys": [lease_key(prefix, lease) for lease in conflict.leases],
+            "problem": conflict.problem,
+            "advice": conflict.advice,
+        }
+        for conflict in conflicts(state, nodes)
+    ]
+    return found + [{"keys": [key], "problem": _STRANGE[0], "advice": _STRANGE[1]} for key in adapter.strange]
 
 
 def _prediction(error: Exception) -> str:

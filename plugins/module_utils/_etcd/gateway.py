@@ -3,7 +3,8 @@
 """Calls to etcd's JSON gateway (3.4 and newer, prefix /v3), with fail-over between endpoints.
 
 One connection is kept while it works. An endpoint that does not answer, or says that it cannot serve just now, is
-passed over for the next; an answer that refuses the request is final.
+passed over for the next; an answer that refuses the request is final. A user logs in when etcd first asks for it: what
+needs no user, such as the state of a member without a leader, can be asked for where nobody could log in.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from .._model.etcd import Access
 
 # Codes of google.rpc.Code with which a member says that another one may do better: deadline exceeded, unavailable.
 _TRY_ANOTHER = (4, 14)
-NOT_FOUND = 5
+NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED = 5, 7, 16
+# With which etcd asks for a user, or for a new token in place of one that ran out or was made void. The first two have
+# the code of an invalid argument, so that only their words tell (api/v3rpc/rpctypes/error.go, as etcd's own client).
+_NO_USER, _OLD_TOKEN = "etcdserver: user name is empty", "etcdserver: revision of auth store is old"
+_NO_AUTHENTICATION = "etcdserver: authentication is not enabled"
+# Its gateway would take a certificate's common name for the user, cannot, and therefore serves no such certificate
+# while authentication is enabled (embed/serve.go).
+_COMMON_NAME = "CommonName of client sending a request against gateway"
+# Of an answer that is not etcd's JSON, characters to show.
+_LONGEST_WORDS = 200
 # Calls that change something.
 _WRITES = ("/v3/kv/txn", "/v3/kv/put", "/v3/kv/deleterange", "/v3/lease/grant", "/v3/lease/revoke")
 
@@ -47,7 +57,15 @@ class RefusedError(FairleadError):
 
     def __init__(self, path: str, code: int, message: str) -> None:
         super().__init__(f"etcd refused {path}: {message} (code {code})")
-        self.code = code
+        self.code, self.reason = code, message
+
+    @property
+    def wants_token(self) -> bool:
+        return self.code == UNAUTHENTICATED or self.reason in (_NO_USER, _OLD_TOKEN)
+
+
+class LoginError(FairleadError):
+    """Etcd knows its users, and does not let us in as one of them."""
 
 
 class _PassOverError(Exception):
@@ -79,6 +97,8 @@ class Gateway:
         self._context = _tls_context(access) if any(url.startswith("https") for url in access.endpoints) else None
         self._order = list(access.endpoints)
         self._connection: Optional[http.client.HTTPConnection] = None
+        # Valid at every member, until it has not been used for minutes, or users and permissions change.
+        self._token: Optional[str] = None
 
     def post(self, path: str, body: Mapping[str, Any]) -> Dict[str, Any]:
         """Answer of a call like ``kv/range``. Raises UnreachableError, or RefusedError with etcd's reason.
@@ -98,14 +118,51 @@ class Gateway:
 
     def _request(self, method: str, path: str, body: Optional[str]) -> Dict[str, Any]:
         attempts = _Attempts()
+        try:
+            return self._permitted(method, path, body, attempts)
+        except (RefusedError, LoginError, UnreachableError) as error:
+            # Final, unless the same write may have happened before.
+            if not attempts.lost or path not in _WRITES or isinstance(error, UndeterminedError):
+                raise
+            raise UndeterminedError(f"{error}, after a first answer was lost ({_joined(attempts)})") from error
+
+    def _permitted(self, method: str, path: str, body: Optional[str], attempts: _Attempts) -> Dict[str, Any]:
+        """The answer, after logging in when etcd asks for that; once, for a new token that is refused will be again."""
+        try:
+            return self._try_all(method, path, body, attempts)
+        except RefusedError as error:
+            if _COMMON_NAME in error.reason:
+                raise LoginError(
+                    f"etcd has authentication enabled, and then takes no certificate with a common name "
+                    f"({self.access.cert_file}) by its JSON gateway: give cert_file one without, or none"
+                ) from error
+            if not (error.wants_token or (self._token is None and error.code == PERMISSION_DENIED)):
+                raise
+            if self.access.username is None:
+                raise LoginError(f"{error}. It knows its users: give username and password of one") from error
+        self._token = self._log_in()
+        return self._try_all(method, path, body, attempts)
+
+    def _log_in(self) -> Optional[str]:
+        """A new token, None from an etcd that asks for none. Raises LoginError."""
+        self._token = None
+        body = json.dumps({"name": self.access.username, "password": self.access.password})
+        try:
+            answer = self._try_all("POST", "/v3/auth/authenticate", body, _Attempts())
+        except RefusedError as error:
+            if error.reason == _NO_AUTHENTICATION:
+                return None
+            raise LoginError(
+                f"etcd does not let user {self.access.username} in: {error.reason}; correct username and password"
+            ) from error
+        return str(answer["token"]) if answer.get("token") else None
+
+    def _try_all(self, method: str, path: str, body: Optional[str], attempts: _Attempts) -> Dict[str, Any]:
         for endpoint in list(self._order):
             try:
                 return self._ask(endpoint, method, path, body, attempts)
-            except RefusedError as error:
-                # Final, unless the same write may have happened before.
-                if not attempts.lost or path not in _WRITES:
-                    raise
-                raise UndeterminedError(f"{error}, after a first answer was lost ({_joined(attempts)})") from error
+            except RefusedError:
+                raise
             except (OSError, http.client.HTTPException, ValueError, _PassOverError) as error:
                 attempts.note(endpoint, error, self._connection is not None and endpoint.startswith("https"))
                 self.close()
@@ -133,7 +190,7 @@ class Gateway:
             connection.connect()
             self._connection = connection
         try:
-            return _exchange(self._connection, method, path, body)
+            return _exchange(self._connection, method, path, body, self._token)
         except RefusedError:
             raise
         except BaseException:
@@ -150,8 +207,12 @@ class Gateway:
         return http.client.HTTPConnection(host, url.port or 80, timeout=self.access.timeout)
 
 
-def _exchange(connection: http.client.HTTPConnection, method: str, path: str, body: Optional[str]) -> Dict[str, Any]:
-    connection.request(method, path, body, {"Content-Type": "application/json"} if body is not None else {})
+def _exchange(
+    connection: http.client.HTTPConnection, method: str, path: str, body: Optional[str], token: Optional[str]
+) -> Dict[str, Any]:
+    headers = {"Content-Type": "application/json"} if body is not None else {}
+    # Etcd takes the bare token, without a scheme before it.
+    connection.request(method, path, body, {**headers, "Authorization": token} if token else headers)
     response = connection.getresponse()
     text = response.read().decode()
     if response.status == 200:
@@ -172,7 +233,8 @@ def _error_of(text: str, status: int, reason: str) -> Tuple[int, str]:
         # A member without a leader answers /health with 503 and a body of another shape.
         return int(data.get("code", 14 if status >= 500 else 2)), str(data.get("message") or text.strip())
     except (ValueError, AttributeError, TypeError):
-        return (14 if status >= 500 else 2), f"HTTP {status} {reason}"
+        words = "" if text.lstrip().startswith("<") else " ".join(text.split())[:_LONGEST_WORDS]
+        return (14 if status >= 500 else 2), f"HTTP {status} {reason}{': ' if words else ''}{words}"
 
 
 def _joined(attempts: _Attempts) -> str:

@@ -5,25 +5,35 @@
 Writes are transactions that only happen when nothing below the prefix has been written since it was listed. Whoever
 loses such a race lists again. When all that changed is part of the same plan (another node at work with the same
 declared data), the rest of it is tried again; otherwise LostRaceError asks for a new plan.
+
+Etcd is asked once for some thousands of nodes that are listed, or a hundred that are written, not once for each. For
+that the keys of nodes other than this one begin on one common etcd lease. Each node moves its key to an etcd lease of
+its own when it first looks after it, and only such a one is ever extended.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import random
 import time
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set
 
 from .._model.errors import ApplyError, FairleadError
 from .._model.item import Item, State, state_of
-from .._model.lease import ENDING, LEASED, PERMANENT, FlannelConfig, Lease
+from .._model.lease import ENDING, LEASED, PERMANENT, SHARED, FlannelConfig, Lease
 from .._model.lease_codec import config_key, decode_config, decode_lease, encode_config, encode_lease, lease_key
 from .._plan.operation import DELETE, Operation, outcome_of
 from .gateway import NOT_FOUND, Gateway, RefusedError, UndeterminedError, UnreachableError, decoded, encoded
 
 # Etcd takes at most 128 operations in one transaction (--max-txn-ops).
 BATCH = 100
+# Keys in one answer: with their values less than the 4 MiB that a gRPC client takes by default.
+PAGE = 5000
 TRIES = 20
+# Etcd leases that are revoked after one transaction, at most.
+MOST_REVOKED = 10
 # Seconds to wait after a lost race, at most; the wait is random so that equal nodes fall out of step.
 LONGEST_PAUSE = 0.5
 
@@ -50,64 +60,105 @@ class LeaseAdapter:
         self._revision = 0
         self._state: State = {}
         self._attached: Dict[str, int] = {}
+        # Keys where leases are that are none of flannel's.
+        self.strange: List[str] = []
+        # Etcd leases that more than one key hangs on.
+        self._shared: Set[int] = set()
+        # The etcd lease that keys of other nodes begin on in this call; 0 before there is one.
+        self._common = 0
         self._goal: State = {}
 
     def read(self) -> State:
-        answer = self.gateway.post("kv/range", self._range())
-        self._revision = int(answer["header"]["revision"])
-        self._attached = {}
-        items = (self._item(entry) for entry in answer.get("kvs", []))
+        entries = self._entries()
+        self._attached = {decoded(entry["key"]): int(entry.get("lease", 0)) for entry in entries}
+        counts = collections.Counter(self._attached.values())
+        self._shared = {lease_id for lease_id, count in counts.items() if count > 1}
+        self.remaining, self._granted, self.strange = {}, {}, []
+        items = (self._item(entry) for entry in entries)
         self._state = state_of(item for item in items if item is not None)
         return self._state
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
         self._goal = outcome_of(self._state, operations)
-        for operation in operations:
-            if _only_life(operation):
-                yield from self._extend(operation)
+        self._common = 0
         writes = [operation for operation in operations if not _only_life(operation)]
         for start in range(0, len(writes), BATCH):
             yield from self._write(writes[start : start + BATCH])
+        # Last, for these do not look at what others write meanwhile.
+        for operation in operations:
+            if _only_life(operation):
+                yield from self._extend(operation)
 
     def seconds_left(self, lease: Lease) -> Optional[int]:
         """0 for a permanent lease, None for one that was not asked for."""
         attached = self._attached.get(self._key(lease), 0)
         return self.remaining.get(attached) if attached else 0
 
+    def ask_time(self, leases: Iterable[Lease]) -> None:
+        """Ask how long these have left, as far as that is not known."""
+        for lease_id in sorted({self._attached.get(self._key(lease), 0) for lease in leases} - {0, *self.remaining}):
+            self._ask_time(lease_id)
+
+    def _entries(self) -> List[Dict[str, Any]]:
+        """All keys with their values as of one revision, a page at a time."""
+        entries: List[Dict[str, Any]] = []
+        asked = {**self._range(), "limit": str(PAGE)}
+        while True:
+            answer = self.gateway.post("kv/range", asked)
+            entries += answer.get("kvs", [])
+            if "revision" not in asked:
+                self._revision = int(answer["header"]["revision"])
+            if not answer.get("more"):
+                return entries
+            following = encoded(decoded(entries[-1]["key"]) + "\0")
+            asked = {**asked, "key": following, "revision": str(self._revision)}
+
     def _range(self) -> Dict[str, str]:
         if self.subnet is not None:
-            key = f"{self.prefix}/subnets/{self.subnet.replace('/', '-')}"
-            return {"key": encoded(key), "range_end": encoded(f"{key}\0")}
+            return _only(f"{self.prefix}/subnets/{self.subnet.replace('/', '-')}")
         # Everything below "prefix/": '0' is the character after the slash.
         return {"key": encoded(f"{self.prefix}/"), "range_end": encoded(f"{self.prefix}0")}
 
     def _item(self, entry: Dict[str, Any]) -> Optional[Item]:
         key, value = decoded(entry["key"]), decoded(entry.get("value", ""))
-        self._attached[key] = int(entry.get("lease", 0))
         if key == config_key(self.prefix):
             return decode_config(value, key)
         start = f"{self.prefix}/subnets/"
         if not key.startswith(start):
             return None
         lease = decode_lease(key[len(start) :], value, LEASED if self._attached[key] else PERMANENT)
-        if lease is not None and lease.life == LEASED and self.owned(lease):
+        if lease is None:
+            self.strange.append(key)
+        elif lease.life == LEASED and self.owned(lease):
             return dataclasses.replace(lease, life=self._life_of(self._attached[key]))
         return lease
 
     def _life_of(self, lease_id: int) -> str:
-        answer = self.gateway.post("lease/timetolive", {"ID": str(lease_id)})
+        if lease_id not in self.remaining:
+            self._ask_time(lease_id)
+        if lease_id in self._shared:
+            return SHARED
+        return ENDING if self.remaining[lease_id] * 2 < self.ttl else LEASED
+
+    def _ask_time(self, lease_id: int) -> None:
+        # Where all keys are listed, it is known already which of them hang on one etcd lease.
+        answer = self.gateway.post("lease/timetolive", {"ID": str(lease_id), "keys": self.subnet is not None})
         # An expired lease is answered with -1 until its keys are gone.
         self.remaining[lease_id] = max(0, int(answer.get("TTL", 0)))
         self._granted[lease_id] = int(answer.get("grantedTTL", 0))
-        return ENDING if self.remaining[lease_id] * 2 < self.ttl else LEASED
+        if len(answer.get("keys", [])) > 1:
+            self._shared.add(lease_id)
 
     def _extend(self, operation: Operation) -> Iterator[Operation]:
-        """Extend the etcd lease itself: nothing is written, so no peer is woken up."""
+        """Extend the etcd lease itself: nothing is written, so no peer is woken up.
+
+        One that is not this key's alone, or was granted another time, is replaced.
+        """
         lease_id = self._attached[self._key(operation.item)]
-        if _life(operation.item) == ENDING:
+        if _life(operation.item) != LEASED:
             # Taking an extension back is neither possible nor of use.
             yield operation
-        elif self._granted[lease_id] != self.ttl:
+        elif lease_id in self._shared or self._granted[lease_id] != self.ttl:
             yield from self._write([operation])
         else:
             answer = self.gateway.post("lease/keepalive", {"ID": str(lease_id)})
@@ -120,8 +171,7 @@ class LeaseAdapter:
         try:
             for operation in operations:
                 if _needs_grant(operation):
-                    answer = self.gateway.post("lease/grant", {"TTL": str(self.ttl)})
-                    given[self._key(operation.item)] = int(answer["ID"])
+                    given[self._key(operation.item)] = self._granted_to(operation.item)
             yield from self._transact(operations, given)
         except UnreachableError:
             # A transaction may have happened, or may yet happen: revoking would delete the keys that hang on these
@@ -131,6 +181,15 @@ class LeaseAdapter:
             self._revoke_unused(given)
             raise
         self._revoke_unused(given)
+
+    def _granted_to(self, item: Item) -> int:
+        if isinstance(item, Lease) and self.owned(item):
+            return self._grant()
+        self._common = self._common or self._grant()
+        return self._common
+
+    def _grant(self) -> int:
+        return int(self.gateway.post("lease/grant", {"TTL": str(self.ttl)})["ID"])
 
     def _transact(self, operations: Sequence[Operation], given: Dict[str, int]) -> Iterator[Operation]:
         """Leaves in ``given`` the etcd leases that no key hangs on."""
@@ -156,7 +215,10 @@ class LeaseAdapter:
         raise LostRaceError(operations[0].item, f"others wrote below {self.prefix} at each of {TRIES} attempts")
 
     def _commit(self, operations: Sequence[Operation], given: Dict[str, int]) -> bool:
-        guard = {**self._range(), "target": "MOD", "result": "LESS", "mod_revision": str(self._revision + 1)}
+        # Whose time a node looks after is nobody else's business, and that of thousands must not get into their way.
+        alone = len(operations) == 1 and _only_life(operations[0])
+        guarded = _only(self._key(operations[0].item)) if alone else self._range()
+        guard = {**guarded, "target": "MOD", "result": "LESS", "mod_revision": str(self._revision + 1)}
         requests = [self._request_of(operation, given) for operation in operations]
         try:
             answer = self.gateway.post("kv/txn", {"compare": [guard], "success": requests})
@@ -166,9 +228,10 @@ class LeaseAdapter:
             raise ApplyError(operations[0].item, str(error)) from error
         if not answer.get("succeeded"):
             return False
-        self._revision = int(answer["header"]["revision"])
+        if not alone:
+            self._revision = int(answer["header"]["revision"])
         self._state = outcome_of(self._state, operations)
-        self._revoke(self._reattach(operations, given))
+        self._give_back(self._reattach(operations, given))
         return True
 
     def _refuse_undone(self, operations: Sequence[Operation], error: UndeterminedError) -> None:
@@ -192,7 +255,7 @@ class LeaseAdapter:
         return {"request_put": put}
 
     def _reattach(self, operations: Iterable[Operation], given: Dict[str, int]) -> List[int]:
-        """Note the new etcd lease of each written key; gives the old ones, which no key hangs on any more."""
+        """Note the new etcd lease of each written key; gives the old ones."""
         old: List[int] = []
         for operation in operations:
             key = self._key(operation.item)
@@ -218,18 +281,36 @@ class LeaseAdapter:
         return self._state.get(operation.item.key) == self._goal.get(operation.item.key)
 
     def _revoke_unused(self, given: Mapping[str, int]) -> None:
-        self._revoke(lease_id for key, lease_id in given.items() if self._attached.get(key) != lease_id)
+        for lease_id in set(given.values()) - set(self._attached.values()):
+            self._revoke(lease_id)
+        if self._common not in self._attached.values():
+            self._common = 0
 
-    def _revoke(self, lease_ids: Iterable[int]) -> None:
-        """Give etcd leases back. One that cannot be given back now runs out by itself: no reason to fail."""
-        for lease_id in list(lease_ids):
+    def _give_back(self, lease_ids: Iterable[int]) -> None:
+        """Revoke etcd leases that keys were taken off, unless another key hangs on them, which would go with them.
+
+        A few are: what nothing hangs on costs etcd next to nothing until it runs out, and asking for many takes long.
+        """
+        for lease_id in sorted(set(lease_ids) - set(self._attached.values()))[:MOST_REVOKED]:
             try:
-                self.gateway.post("lease/revoke", {"ID": str(lease_id)})
+                answer = self.gateway.post("lease/timetolive", {"ID": str(lease_id), "keys": True})
             except FairleadError:
                 continue
+            if not answer.get("keys"):
+                self._revoke(lease_id)
+
+    def _revoke(self, lease_id: int) -> None:
+        """One that cannot be revoked now runs out by itself: no reason to fail."""
+        with contextlib.suppress(FairleadError):
+            self.gateway.post("lease/revoke", {"ID": str(lease_id)})
 
     def _key(self, item: Item) -> str:
         return lease_key(self.prefix, item) if isinstance(item, Lease) else config_key(self.prefix)
+
+
+def _only(key: str) -> Dict[str, str]:
+    """The range of one key."""
+    return {"key": encoded(key), "range_end": encoded(f"{key}\0")}
 
 
 def _value_of(item: Item) -> str:

@@ -23,20 +23,28 @@ ABSENT, OUTDATED, CURRENT, FOREIGN = "absent", "outdated", "current", "foreign"
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """Client URLs in the order in which they are tried, the TLS files, and seconds to wait for one answer."""
+    """Client URLs in the order in which they are tried, the TLS files, and seconds to wait for one answer.
+
+    ``username`` and ``password`` are of a user of etcd, None where it lets everybody in whom TLS lets in.
+    """
 
     endpoints: Tuple[str, ...]
     ca_file: Optional[str] = None
     cert_file: Optional[str] = None
     key_file: Optional[str] = None
     timeout: int = DEFAULT_TIMEOUT
+    username: Optional[str] = None
+    password: Optional[str] = dataclasses.field(default=None, repr=False)
 
     def only(self, endpoint: str) -> Access:
         return dataclasses.replace(self, endpoints=(endpoint,))
 
 
 def parse_access(document: Mapping[str, Any]) -> Access:
-    """Shape: ``{endpoints: [URL], ca_file?, cert_file?, key_file?, timeout?}``; other keys are left to others."""
+    """Shape: ``{endpoints: [URL], ca_file?, cert_file?, key_file?, timeout?, username?, password?}``.
+
+    Other keys are left to others.
+    """
     section = Section(document)
     endpoints = section.list("endpoints")
     if not endpoints:
@@ -49,10 +57,30 @@ def parse_access(document: Mapping[str, Any]) -> Access:
         cert_file=section.text("cert_file", None),
         key_file=section.text("key_file", None),
         timeout=section.integer("timeout", 1, 300, DEFAULT_TIMEOUT),
+        username=section.text("username", None),
+        password=_secret(section, "password"),
     )
     if (access.cert_file is None) != (access.key_file is None):
         raise SpecError("cert_file" if access.cert_file is None else "key_file", "is required with the other one")
+    _check_user(access)
     return access
+
+
+def _secret(section: Section, key: str) -> Optional[str]:
+    """A string that no error may show."""
+    value = section.get(key, None)
+    if value is not None and not isinstance(value, str):
+        raise SpecError(section.at(key), f"must be a string, not a value of type {type(value).__name__}")
+    return value
+
+
+def _check_user(access: Access) -> None:
+    if access.username == "":
+        raise SpecError("username", "is empty; name a user of etcd, or leave it and the password out")
+    if access.username is None and access.password is not None:
+        raise SpecError("username", "is required with password; name the user of etcd that it belongs to")
+    if access.username is not None and not access.password:
+        raise SpecError("password", f"is required with username; give that of user {access.username}")
 
 
 def _check_endpoint(endpoint: Any, path: str) -> None:

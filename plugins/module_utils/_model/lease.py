@@ -21,6 +21,8 @@ from .parse import REQUIRED, Section, unique
 
 # Life of a lease: a key without etcd lease; one with an etcd lease; the same with less than half of its time left.
 PERMANENT, LEASED, ENDING = "permanent", "leased", "ending"
+# One whose etcd lease other keys hang on too, so that it cannot be kept alive, or end, by itself.
+SHARED = "shared"
 # Limits of flannel's etcd manager for IPv4.
 LONGEST_NETWORK, LONGEST_SUBNET = 28, 30
 # The renewal timer runs hourly with up to ten minutes of delay: half of the time to live must be longer than that.
@@ -230,10 +232,10 @@ def _parse_backend(section: Section) -> str:
     if kind == VXLAN:
         backend["VNI"] = section.integer("vni", 1, VNI_LIMIT)
         backend["Port"] = section.integer("port", 1, 65535)
-    elif section.get("mtu", 0):
+    elif section.integer("mtu", 0, 65535, 0):
         # Flannel knows no such key of another backend.
         raise SpecError(section.at("mtu"), f"is no option of backend {kind} in etcd; it is each node's own affair")
-    if section.get("mtu", 0):
+    if section.integer("mtu", 576, 65535, 0):
         backend["MTU"] = section.integer("mtu", 576, 65535)
     for key in ("gbp", "learning", "direct_routing"):
         if section.get(key, None) is not None and (kind == VXLAN or section.boolean(key)):
@@ -257,10 +259,10 @@ def parse_nodes(section: Section, config: Optional[FlannelConfig] = None) -> Tup
 
 def _parse_node(section: Section, cluster: str) -> Node:
     name = section.node_name("name")
-    mac = section.mac("mac") if section.get("mac", None) else vtep_mac(cluster, name)
+    mac = vtep_mac(cluster, name) if section.get("mac", None) in (None, "") else section.mac("mac")
     if int(mac[:2], 16) & 1:
         raise SpecError(section.at("mac"), f"{mac} is a multicast address; a device needs a unicast one")
-    subnet = str(ipv4_network(section, "subnet")) if section.get("subnet", None) else None
+    subnet = None if section.get("subnet", None) in (None, "") else str(ipv4_network(section, "subnet"))
     node = Node(name, str(ipv4_address(section, "address")), mac, subnet)
     section.finish()
     return node

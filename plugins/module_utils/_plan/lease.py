@@ -16,7 +16,7 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, 
 from .._model.backend import VXLAN
 from .._model.errors import SpecError
 from .._model.item import State, state_of
-from .._model.lease import ENDING, LEASED, PERMANENT, FlannelConfig, Lease, LeaseSpec, Node
+from .._model.lease import ENDING, LEASED, PERMANENT, SHARED, FlannelConfig, Lease, LeaseSpec, Node
 from .._model.lease_codec import vxlan_data
 from .operation import Operation, difference
 
@@ -182,5 +182,5 @@ def _wanted(node: Node, subnet: str, kept: Optional[Lease], spec: LeaseSpec) -> 
 def _wanted_life(node: Node, kept: Optional[Lease], spec: LeaseSpec) -> str:
     # Only the node itself renews: that its lease ends is how the others learn that it has been gone for a day.
     if kept is not None and node.name != spec.node:
-        return LEASED if kept.life == ENDING else kept.life
+        return LEASED if kept.life in (ENDING, SHARED) else kept.life
     return LEASED if spec.ttl else PERMANENT

@@ -84,12 +84,15 @@ class FakeEtcd:
         return {key: entry for key, entry in sorted(self.entries.items()) if low <= key < high}
 
     def _kv_range(self, body: dict[str, Any]) -> dict[str, Any]:
-        found = self._range(body)
+        assert int(body.get("revision", self.revision)) == self.revision, "the past is not kept here"
+        everything = self._range(body)
+        found = dict(list(everything.items())[: int(body["limit"])])
         kvs = [
             {"key": encoded(key), "value": encoded(entry.value), **({"lease": str(entry.lease)} if entry.lease else {})}
             for key, entry in found.items()
         ]
-        return {"kvs": kvs, "count": str(len(kvs))} if kvs else {}
+        more = {"more": True} if len(found) < len(everything) else {}
+        return {"kvs": kvs, "count": str(len(everything)), **more} if kvs else {}
 
     def _kv_txn(self, body: dict[str, Any]) -> dict[str, Any]:
         for guard in body["compare"]:
@@ -126,7 +129,9 @@ class FakeEtcd:
         if int(body["ID"]) not in self.leases:
             return {"ID": body["ID"], "TTL": "-1"}
         granted, end = self.leases[int(body["ID"])]
-        return {"ID": body["ID"], "TTL": str(end - self.now), "grantedTTL": str(granted)}
+        keys = [encoded(key) for key, entry in self.entries.items() if entry.lease == int(body["ID"])]
+        asked = {"keys": keys} if body.get("keys") and keys else {}
+        return {"ID": body["ID"], "TTL": str(end - self.now), "grantedTTL": str(granted), **asked}
 
     def _lease_keepalive(self, body: dict[str, Any]) -> dict[str, Any]:
         if int(body["ID"]) not in self.leases:

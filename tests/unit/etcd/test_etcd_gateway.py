@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -80,6 +82,17 @@ GONE = (0, "")
 @pytest.mark.parametrize("failure", [NO_LEADER, TIMED_OUT, PROXY, (200, "no json"), (200, "[]")])
 def test_endpoint_that_cannot_serve_is_passed_over(serve: Serve, failure: Answer) -> None:
     assert gateway(DEAD, serve(failure), serve(GOOD)).post("kv/range", {}) == {"header": {"revision": "7"}}
+
+
+def test_endpoint_that_never_answers_is_passed_over_in_time(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        started = time.monotonic()
+        client = Gateway(Access((url, serve(GOOD)), timeout=1))
+        assert client.post("kv/range", {}) == {"header": {"revision": "7"}}
+        assert time.monotonic() - started < 10
+        with pytest.raises(UndeterminedError, match=f"{url}: no answer in time"):
+            Gateway(Access((url,), timeout=1)).post("kv/txn", {})
 
 
 def test_endpoint_that_worked_is_asked_first_next_time(serve: Serve) -> None:
