@@ -177,7 +177,13 @@ class Rtnetlink:
     def dump_chunks(self, kind: int, body: bytes) -> List[bytes]:
         """The same as they come from the kernel: many messages a chunk, the closing one left out."""
         for _attempt in range(_DUMP_ATTEMPTS):
-            messages = self._dump_once(kind, body)
+            try:
+                messages = self._dump_once(kind, body)
+            except OSError as error:
+                # Part of the answer was lost. What is left of it has an old number, and is passed over.
+                if error.errno != errno.ENOBUFS:
+                    raise
+                continue
             if messages is not None:
                 return messages
         raise ReadError(

@@ -17,6 +17,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._netlink.rtnetlin
 
 INTERRUPTED, TLVS, CAPPED = 0x10, 0x200, 0x100
 ERROR, DONE, OBJECT = 2, 3, 20
+LOST = b""
 
 
 def message(kind: int, sequence: int, body: bytes = b"", flags: int = 0) -> bytes:
@@ -30,22 +31,28 @@ def error(code: int, sequence: int, text: str = "") -> bytes:
 
 
 class FakeSocket:
-    """Answers the n-th request with what ``script`` gives for its sequence number and n."""
+    """Answers the n-th request with what ``script`` gives for its (first) sequence number and n; ``LOST`` is an answer
+    that did not fit into the receive buffer."""
 
     def __init__(self, script: Callable[[int, int], list[bytes]]) -> None:
         self.script = script
         self.requests = 0
         self.waiting: list[bytes] = []
+        self.sent: list[bytes] = []
 
     def send(self, data: bytes) -> None:
         sequence = rtnetlink.HEADER.unpack_from(data)[3]
+        self.sent.append(data)
         self.waiting = self.script(sequence, self.requests)
         self.requests += 1
 
     def recv(self, _size: int) -> bytes:
         if not self.waiting:
             raise TimeoutError
-        return self.waiting.pop(0)
+        answer = self.waiting.pop(0)
+        if not answer:
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+        return answer
 
 
 @pytest.fixture
@@ -121,3 +128,61 @@ def test_silent_kernel_is_an_error(kernel: Connect) -> None:
     netlink, _fake = kernel(lambda _sequence, _attempt: [])
     with pytest.raises(ReadError, match="no answer"):
         netlink.change(24, 0, b"")
+
+
+def test_dump_of_which_a_part_was_lost_is_taken_again(kernel: Connect) -> None:
+    def script(sequence: int, attempt: int) -> list[bytes]:
+        if attempt == 0:
+            return [message(OBJECT, sequence, b"one!"), LOST]
+        stale = message(OBJECT, sequence - 1, b"old!")
+        return [stale, message(OBJECT, sequence, b"new!"), message(DONE, sequence, bytes(4))]
+
+    netlink, _fake = kernel(script)
+    assert [found[16:] for found in netlink.dump(22, b"")] == [b"new!"]
+
+
+def flags_of(data: bytes) -> list[int]:
+    """Flags of each message of a send."""
+    found, start = [], 0
+    while start < len(data):
+        length, _kind, flags, _sequence, _port = rtnetlink.HEADER.unpack_from(data, start)
+        found.append(flags)
+        start += (length + 3) & ~3
+    return found
+
+
+def test_only_the_last_message_of_a_send_is_acknowledged_and_refusals_find_theirs(kernel: Connect) -> None:
+    def script(sequence: int, _attempt: int) -> list[bytes]:
+        return [error(errno.EINVAL, sequence + 1, "wrong") + error(errno.ESRCH, sequence + 3), error(0, sequence + 4)]
+
+    netlink, fake = kernel(script)
+    [answers] = netlink.change_many([(24, 0x400, b"body5")] * 5)
+    assert [answer and answer.code for answer in answers] == [None, errno.EINVAL, None, errno.ESRCH, None]
+    assert str(answers[1]) == "Invalid argument (wrong)"
+    assert flags_of(fake.sent[0]) == [0x401] * 4 + [0x405]
+
+
+def test_many_messages_are_sent_in_chunks_that_fit(kernel: Connect) -> None:
+    counts: list[int] = []
+
+    def script(sequence: int, _attempt: int) -> list[bytes]:
+        counts.append(len(flags_of(fake.sent[-1])))
+        return [error(0, sequence + counts[-1] - 1)]
+
+    netlink, fake = kernel(script)
+    chunks = list(netlink.change_many([(24, 0, bytes(48))] * 2000))
+    assert [len(chunk) for chunk in chunks] == counts and sum(counts) == 2000
+    assert len(chunks) == 5 and max(len(data) for data in fake.sent) <= 30_000
+
+
+def test_answers_that_were_lost_are_asked_for_again_one_by_one(kernel: Connect) -> None:
+    def script(sequence: int, attempt: int) -> list[bytes]:
+        if attempt == 0:
+            return [LOST]
+        stale = error(errno.EPERM, 1)
+        return [stale, error(errno.EINVAL if attempt == 2 else 0, sequence)]
+
+    netlink, fake = kernel(script)
+    [answers] = netlink.change_many([(24, 0, b"")] * 3)
+    assert [answer and answer.code for answer in answers] == [None, errno.EINVAL, None]
+    assert fake.requests == 4
