@@ -25,7 +25,8 @@ demo: setup ## Start a lab, build the cluster network on it, verify it, show the
 
 # Files side by side, each in one process; the long ones first.
 test: setup ## Run all tests: lint, unit, kernel, lab, molecule
-	@$(PYTEST) --numprocesses=auto --maxprocesses=4 --dist=loadfile tests/lab tests/kernel tests/unit tests/lint
+	@$(PYTEST) --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+		tests/lab tests/kernel tests/unit tests/lint
 
 test-unit: setup ## Run the tests that need neither root nor a lab
 	@$(PYTEST) tests/unit

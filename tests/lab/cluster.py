@@ -9,13 +9,14 @@ import hashlib
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lab import processes
 
 TOP = Path(__file__).resolve().parents[2]
 ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
@@ -24,6 +25,15 @@ ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
 def lab_name(purpose: str) -> str:
     """A lab's name that no other checkout on this machine uses, and that a next run of this one finds again."""
     return f"{purpose}-{hashlib.sha256(str(TOP).encode()).hexdigest()[:4]}"
+
+
+def family(pid: int) -> list[processes.Process]:
+    """A process and all that descend from it, parents first."""
+    own = processes.process(pid)
+    found = [own] if own is not None else []
+    for child in processes.children(pid):
+        found += family(child.pid)
+    return found
 
 
 @dataclass(frozen=True)
@@ -109,12 +119,22 @@ class Cluster:
             if seen == after_tasks:
                 # A moment into the task, so that its work on the nodes has begun.
                 time.sleep(0.3)
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                # Workers of Ansible are in sessions of their own: killing the group would leave them waiting for ever.
+                processes.kill(family(process.pid))
                 process.wait()
                 return True
         process.wait()
         return False
+
+    def playbooks(self) -> list[str]:
+        """Command lines of the ansible-playbook processes that work on this lab."""
+        lines = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                words = path.read_bytes().decode(errors="replace").split("\0")
+                if f"lab_name={self.name}" in words and str(ANSIBLE_PLAYBOOK) in words:
+                    lines.append(" ".join(words))
+        return lines
 
     def run(self, node: str, *command: str, expect: int | None = 0) -> str:
         """Run a command on a node over SSH, past Ansible."""

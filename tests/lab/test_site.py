@@ -146,6 +146,7 @@ def test_a_cluster_rises_again_from_interrupted_runs(cluster: Cluster) -> None:
     """The controller is killed in the middle of tasks spread over the whole playbook; then one run must finish."""
     for after_tasks in (8, 16, 22, 26, 30):
         cluster.interrupt("site", after_tasks)
+        assert cluster.playbooks() == [], "something of the killed playbook goes on"
     cluster.playbook("site")
     assert cluster.playbook("site").total("changed") == 0
     assert verified(cluster)
