@@ -67,14 +67,11 @@ options:
         default: vxlan
       vni:
         description:
-          - VXLAN network identifier, 1 to 9999999. The device is called C(flannel.VNI).
-          - Larger identifiers exist in VXLAN, but the name of the device would be longer than the kernel allows.
+          - VXLAN network identifier, 1 to 9999999 because the device is called C(flannel.VNI).
           - Default is 1. Only for V(vxlan).
         type: int
       port:
-        description:
-          - UDP port, 1 to 65535. Default is 8472, flannel's and the kernel's; 4789 is the one of IANA.
-          - Only for V(vxlan).
+        description: UDP port, 1 to 65535. Default is 8472, flannel's and the kernel's. Only for V(vxlan).
         type: int
       mtu:
         description:
@@ -182,11 +179,7 @@ EXAMPLES = r"""
     peers:
       - {name: w2, address: 192.0.2.15, subnet: 10.244.5.0/24, mac: "02:5e:10:00:00:05"}
 
-# before: nothing
-# operations:
-#   - + vxlan flannel.1 id 1 local 192.0.2.14 dev eth0 dstport 8472 nolearning address 02:5e:10:00:00:04 mtu 1450 ...
-#   - + address 10.244.4.0/32 dev flannel.1
-#   - + link flannel.1 up
+# operations, the last four of seven:
 #   - + neighbor 10.244.5.0 lladdr 02:5e:10:00:00:05 dev flannel.1
 #   - + fdb 02:5e:10:00:00:05 dst 192.0.2.15 dev flannel.1 self
 #   - + nexthop id 1073743104 via 10.244.5.0 dev flannel.1 onlink
@@ -195,14 +188,12 @@ EXAMPLES = r"""
 - name: See what is there
   fairlead.cluster.overlay_network:
     state: gathered
-  register: datapath
 
 - name: Plain routes between nodes on one link
   fairlead.cluster.overlay_network:
     backend: {type: host-gw}
     node: {name: w1, address: 192.0.2.14, subnet: 10.244.4.0/24}
-    peers:
-      - {name: w2, address: 192.0.2.15, subnet: 10.244.5.0/24}
+    peers: [{name: w2, address: 192.0.2.15, subnet: 10.244.5.0/24}]
 
 - name: Remove the datapath
   fairlead.cluster.overlay_network:
@@ -216,8 +207,6 @@ before:
   returned: success
   type: list
   elements: dict
-  sample:
-    - {kind: link_up, device: flannel.1}
 after:
   description: The same after the run (check mode would be).
   returned: success
@@ -234,8 +223,7 @@ device:
   type: str
   sample: flannel.1
 mtu:
-  description: MTU of the device, with V(host-gw) that of the interface, which is the largest for pods. Null without an
-    overlay.
+  description: The largest MTU for pods, that of the device or with V(host-gw) the interface. Null without an overlay.
   returned: success
   type: int
   sample: 1450
@@ -244,8 +232,6 @@ rendered:
   returned: with O(state=rendered)
   type: list
   elements: str
-  sample:
-    - ip link set flannel.1 up
 gathered:
   description: What is there in the form of the parameters.
   returned: with O(state=gathered)
@@ -253,9 +239,7 @@ gathered:
   sample:
     interface: eth0
     backend: {type: vxlan, vni: 1, port: 8472, mtu: 1500}
-    node: {address: 192.0.2.14, mac: "02:5e:10:00:00:04", device_addresses: [10.244.4.0/32]}
-    peers:
-      - {subnet: 10.244.5.0/24, mac: "02:5e:10:00:00:05", address: 192.0.2.15}
+    peers: [{subnet: 10.244.5.0/24, mac: "02:5e:10:00:00:05", address: 192.0.2.15}]
 """
 
 from typing import Any, Dict
