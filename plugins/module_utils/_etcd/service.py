@@ -16,6 +16,8 @@ from .._plan.operation import Operation
 from .._system.files import read_file
 from .._system.runner import Runner
 
+# What a service's process still is until it becomes the service's program: systemd, from 255 on its executor.
+_NOT_YET = ("systemd", "systemd-executor")
 # In the environment of every etcd that runs from our files: digest of the unit file.
 OUR_MARK = "FAIRLEAD_ETCD_UNIT"
 # Without effect once a member has data, so a change of these asks for no restart.
@@ -114,8 +116,8 @@ class EtcdServiceAdapter:
     def _configuration(self, shown: Dict[str, str]) -> str:
         pid = int(shown.get("MainPID") or 0)
         process = self.process(pid) if pid else None
-        if process is None:
-            # Between two attempts to start: the next one takes what is in the file.
+        if process is None or os.path.basename(process.program) in _NOT_YET:
+            # Between two attempts to start, or in the middle of one: it takes what is in the file.
             return CURRENT if self._unit_file(shown) != FOREIGN else FOREIGN
         if OUR_MARK not in process.environment:
             return FOREIGN

@@ -147,6 +147,17 @@ def test_member_whose_program_was_replaced_is_stale(node: Node) -> None:
     assert node.start().stale
 
 
+@pytest.mark.parametrize("program", ["/usr/lib/systemd/systemd", "/usr/lib/systemd/systemd-executor"])
+def test_member_that_is_just_being_started_is_not_taken_for_another_etcd(node: Node, program: str) -> None:
+    """Until it becomes etcd, the service's process is systemd's, with systemd's environment."""
+    node.write_data()
+    node.remember("member")
+    node.run()
+    node.shown["ActiveState"] = "activating"
+    node.process = service.Process({"PATH": "/bin"}, program)
+    assert not node.start().stale
+
+
 def test_restart_of_a_current_member_does_nothing_and_asks_nobody(node: Node) -> None:
     node.run()
     assert not node.restart()
