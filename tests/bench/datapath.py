@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,7 +131,6 @@ def measure(peers: int, runs: int, ours: Ours, directory: Path) -> tuple[dict[st
     reference = reference_commands(directory, peers)
     objects = 0
     with node() as inside:
-        sides: list[Callable[[], None]] = []
 
         def whole() -> None:
             for case in CASES:
@@ -156,9 +155,8 @@ def measure(peers: int, runs: int, ours: Ours, directory: Path) -> tuple[dict[st
             for case in CASES:
                 samples[case].reference.append(timed(inside, reference[case])[0])
 
-        sides = [batches, engine, whole]
         for _run in range(runs):
-            for side in sides:
+            for side in (batches, engine, whole):
                 side()
     return samples, objects
 

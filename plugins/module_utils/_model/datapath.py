@@ -130,6 +130,20 @@ class DeviceAddress(BaseItem):
         return f"address {self.address} dev {self.device}"
 
 
+class TupleItem:
+    """What the tuples below share: the part of ``Item`` that does not depend on their fields."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = ""
+
+    @property
+    def compared(self) -> Hashable:
+        return self
+
+    def to_dict(self) -> Dict[str, Any]:
+        return {"kind": self.kind, **self._asdict()}  # type: ignore[attr-defined]
+
+
 class _NeighborFields(NamedTuple):
     device: str
     address: str
@@ -137,7 +151,7 @@ class _NeighborFields(NamedTuple):
     options: Options = ()
 
 
-class Neighbor(_NeighborFields):
+class Neighbor(TupleItem, _NeighborFields):
     """A permanent neighbor (ARP or NDP) entry."""
 
     __slots__ = ()
@@ -151,9 +165,6 @@ class Neighbor(_NeighborFields):
     def compared(self) -> Hashable:
         return self[:3]
 
-    def to_dict(self) -> Dict[str, Any]:
-        return {"kind": self.kind, **self._asdict()}
-
     def __str__(self) -> str:
         return f"neighbor {self.address} lladdr {self.mac} dev {self.device}"
 
@@ -166,7 +177,7 @@ class _ForwardingEntryFields(NamedTuple):
     options: Options = ()
 
 
-class ForwardingEntry(_ForwardingEntryFields):
+class ForwardingEntry(TupleItem, _ForwardingEntryFields):
     """An entry of a VXLAN device's own forwarding table: frames to ``mac`` go to the outer address ``destination``."""
 
     __slots__ = ()
@@ -183,13 +194,6 @@ class ForwardingEntry(_ForwardingEntryFields):
             return ("fdb", self.device, self.mac, self.destination, self.options)
         return ("fdb", self.device, self.mac)
 
-    @property
-    def compared(self) -> Hashable:
-        return self[:]
-
-    def to_dict(self) -> Dict[str, Any]:
-        return {"kind": self.kind, **self._asdict()}
-
     def __str__(self) -> str:
         state = "" if self.state == PERMANENT else f"state {self.state:#x}"
         words = [f"fdb {self.mac} dst {self.destination} dev {self.device} self", state, *_shown(self.options)]
@@ -205,7 +209,7 @@ class _NexthopFields(NamedTuple):
     options: Options = ()
 
 
-class Nexthop(_NexthopFields):
+class Nexthop(TupleItem, _NexthopFields):
     """A nexthop object (Linux 5.3). Routes through one cost the kernel the same however many there are; plain IPv4
     routes over one device cost it quadratic time."""
 
@@ -215,13 +219,6 @@ class Nexthop(_NexthopFields):
     @property
     def key(self) -> Key:
         return ("nexthop", self.id)
-
-    @property
-    def compared(self) -> Hashable:
-        return self[:]
-
-    def to_dict(self) -> Dict[str, Any]:
-        return {"kind": self.kind, **self._asdict()}
 
     def __str__(self) -> str:
         words = [f"nexthop id {self.id}"]
@@ -248,7 +245,7 @@ class _RouteFields(NamedTuple):
     options: Options = ()
 
 
-class Route(_RouteFields):
+class Route(TupleItem, _RouteFields):
     """A route with one next hop. ``device`` is "" for routes without one (blackhole and the like), ``type`` is RTN_*,
     ``nexthop_id`` the nexthop object it goes through (0: none)."""
 
@@ -258,13 +255,6 @@ class Route(_RouteFields):
     @property
     def key(self) -> Key:
         return ("route", self.table, self.destination, self.tos, self.metric)
-
-    @property
-    def compared(self) -> Hashable:
-        return self[:]
-
-    def to_dict(self) -> Dict[str, Any]:
-        return {"kind": self.kind, **self._asdict()}
 
     def __str__(self) -> str:
         words = [f"route {self.destination}"]

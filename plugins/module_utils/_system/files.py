@@ -18,6 +18,9 @@ from .._model.files import File
 from .._model.item import State, state_of
 from .._plan.operation import DELETE, Operation
 
+# For what a boot makes moot: locks, and notes of reloads that are due. Tests say another place in the environment.
+RUN_DIRECTORY = os.environ.get("FAIRLEAD_RUN_DIR") or "/run/fairlead"
+
 
 class FileAdapter:
     """Speaks for exactly the given paths."""

@@ -12,10 +12,10 @@ import time
 from typing import Iterator
 
 from .._model.errors import FairleadError
-from .files import make_directories
+from .files import RUN_DIRECTORY, make_directories
 
-# The kernel lets go of a lock when its holder ends, however it ends. Tests say another place in the environment.
-DIRECTORY = os.path.join(os.environ.get("FAIRLEAD_RUN_DIR") or "/run/fairlead", "lock")
+# The kernel lets go of a lock when its holder ends, however it ends.
+DIRECTORY = os.path.join(RUN_DIRECTORY, "lock")
 # Even 20,000 peers take a run seconds.
 WAIT_SECONDS = 30.0
 _POLL_SECONDS = 0.1

@@ -11,12 +11,11 @@ from .._model.errors import ApplyError
 from .._model.item import State, state_of
 from .._model.reload import NETWORK_MANAGER, NETWORKD, SYSTEMD, UDEV, DueReload
 from .._plan.operation import DELETE, Operation
-from .files import make_directories, remove_file
+from .files import RUN_DIRECTORY, make_directories, remove_file
 from .runner import Runner
 
-# Gone after a boot, and so is every reload that was due: services read all their files when they start. Tests say
-# another place in the environment.
-DIRECTORY = os.path.join(os.environ.get("FAIRLEAD_RUN_DIR") or "/run/fairlead", "reload")
+# Gone after a boot, and so is every reload that was due: services read all their files when they start.
+DIRECTORY = os.path.join(RUN_DIRECTORY, "reload")
 # There when systemd is the init of this machine (sd_booted(3)). Without it, nothing runs that could be reloaded.
 SYSTEMD_RUNS = "/run/systemd/system"
 _TRY = ("try-reload-or-restart",)
