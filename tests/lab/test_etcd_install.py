@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,17 +39,16 @@ MIRROR = "http://192.0.2.1/files"
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     directory = tmp_path_factory.mktemp("etcd")
-    name = f"etcd-{os.getpid()}"
     shared = yaml.safe_load((TOP / "inventories" / "lab" / "group_vars" / "all" / "lab.yml").read_text())
     variables = {key: value for key, value in shared.items() if not key.startswith("ansible_ssh")}
-    variables |= {"lab_name": name, "cluster_name": "lab", "ansible_user": "root", "reset_confirmed": True}
+    variables |= {"cluster_name": "lab", "ansible_user": "root", "reset_confirmed": True}
     variables |= {"cluster_pod_cidr": "10.244.0.0/16", "etcd_wait": 60}
     hosts = {NODE: {"ansible_host": "192.0.2.11"}}
     groups = {"etcd": {"hosts": hosts}, "nodes": {"children": {"control_plane": {}, "worker": {}}}}
     inventory = directory / "inventory"
     inventory.mkdir()
     (inventory / "hosts.yml").write_text(yaml.safe_dump({"all": {"vars": variables, "children": groups}}))
-    with Cluster(name, directory, str(inventory)) as lab:
+    with Cluster("test-etcd", directory, str(inventory)) as lab:
         yield lab
 
 

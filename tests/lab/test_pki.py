@@ -8,7 +8,6 @@ The tests share one lab and run in the order of the file: each leaves all certif
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -38,7 +37,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     for path in (TOP / "inventories" / "lab" / "group_vars" / "all").glob("*.yml"):
         text = path.read_text().replace("{{ inventory_dir }}/../..", str(TOP))
         (inventory / "group_vars" / "all" / path.name).write_text(text)
-    with Cluster(f"test-pki-{os.getpid()}", directory, str(inventory), kind="container") as lab:
+    with Cluster("test-pki", directory, str(inventory), kind="container") as lab:
         yield lab
 
 
