@@ -29,6 +29,18 @@ NO_ADDRESS = (
     "10.244.7.7",
 )
 NO_NETWORK = ("10.244.0.0", "10.244.0.1/16", "10.244.0.0/33", "10.244.0.0/x", "fd00::/48", "10.244.0/16", "/16", "x")
+NO_ADDRESS6 = (
+    "2001:db8::g",
+    "2001:db8::1/64",
+    "host",
+    "192.0.2.1",
+    "::ffff:192.0.2.1",
+    "fe80::1",
+    "ff02::1",
+    "::1",
+    "::",
+)
+NO_NETWORK6 = ("fd00:10:244::", "fd00:10:244::1/48", "fd00::/129", "fd00:10:244::/x", "10.244.0.0/16", "/48", "x")
 NO_NAME = ("", "Upper", "under_score", "-x", "x-", "a..b", "x" * 254, "x" * 64, "ä", "a b", "a\n")
 WRONG: dict[str, tuple[Any, ...]] = {
     "text": NO_TEXT,
@@ -36,6 +48,9 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "address": (*NO_TEXT, "", *NO_ADDRESS),
     "network": (*NO_TEXT, "", *NO_NETWORK),
     "subnet": (*NO_TEXT, *NO_NETWORK, "10.99.1.0/24", "10.244.0.0/16", "10.244.1.0/31"),
+    "address6": (*NO_TEXT, "", *NO_ADDRESS6, "fd00:10:244:7::7"),
+    "network6": (*NO_TEXT, "", *NO_NETWORK6),
+    "subnet6": (*NO_TEXT, *NO_NETWORK6, "fd00:99::/64", "fd00:10:244::/48", "fd00:10:244:1::/127"),
     "mac": (*NO_TEXT, *NO_MAC),
     "boolean": (0, 1, "yes", "", [], {}, 1.5),
     "list": (7, True, "x", {}, {"a": 1}),

@@ -29,7 +29,10 @@ description:
   - An interface of the device's name and of another kind is refused with V(overridden) and left alone with
     V(deleted). A connected network of the node that equals a peer's subnet is refused.
   - The document is kept on the node and applied again at boot. What it made and the new one does not is removed.
-extends_documentation_fragment: fairlead.cluster.attributes
+extends_documentation_fragment:
+  - fairlead.cluster.attributes
+  - fairlead.cluster.overlay.members
+  - fairlead.cluster.overlay.underlay
 requirements:
   - pyroute2 >= 0.9.7 on the node, which role fairlead.cluster.node brings
 options:
@@ -48,9 +51,16 @@ options:
     choices: [overridden, merged, replaced, deleted, gathered, rendered]
     default: overridden
   network:
-    description: Pod network of the cluster in CIDR form, IPv4, at most a /28.
+    description:
+      - IPv4 pod network of the cluster in CIDR form, at most a /28.
+      - Default is 10.244.0.0/16, and none where O(network6) is declared.
     type: str
-    default: 10.244.0.0/16
+  network6:
+    description:
+      - IPv6 pod network of the cluster in CIDR form, at most a /124. Together with O(network) it is dual stack.
+      - Each IP version travels over an underlay of its own version. The device for IPv6 of V(vxlan) is called
+        C(flannel-v6.VNI), which leaves four digits for O(backend.vni). V(ipip) carries IPv4 only.
+    type: str
   backend:
     description: How packets travel between nodes.
     type: dict
@@ -58,7 +68,7 @@ options:
     suboptions:
       type:
         description:
-          - V(vxlan) sends packets in UDP packets, over a device C(flannel.VNI), 50 bytes an IPv4 packet.
+          - V(vxlan) sends packets in UDP packets, over a device C(flannel.VNI). It costs 50 bytes, over IPv6 70.
           - V(host-gw) is plain routes to the nodes, which all have to be on one link; there is no device and no loss.
           - V(ipip) sends packets in IPv4 packets, over a device C(flannel.ipip), 20 bytes a packet. The kernel makes a
             device C(tunl0) when it loads its module; that one is left alone. A kernel without ipip is refused.
@@ -76,7 +86,8 @@ options:
       mtu:
         description:
           - MTU of the underlay in bytes, at most that of the interface. V(0) takes the interface's.
-          - The device gets less by what the backend adds, 50 bytes with V(vxlan), 20 with V(ipip).
+          - The device gets less by what the backend adds, 50 bytes with V(vxlan), 70 over IPv6, 20 with V(ipip). Pods
+            have one MTU, so with dual stack that of the device for IPv6 counts. IPv6 needs 1280 bytes.
         type: int
         default: 0
       gbp:
@@ -92,61 +103,6 @@ options:
           - The underlay must let packets with pods' addresses pass, and reverse path filters must be loose while nodes
             differ.
         type: bool
-  node:
-    description: This node. Required with O(state=overridden).
-    type: dict
-    suboptions: &member
-      name:
-        description: Name of the node, lower-case RFC 1123. Only peers may be without one.
-        type: str
-      address:
-        description: Address on the underlay, outside of O(network).
-        type: str
-        required: true
-      subnet:
-        description: Pod subnet of the node, inside O(network) and at least two bits longer, at most a /30.
-        type: str
-        required: true
-      mac:
-        description:
-          - MAC address of the node's VXLAN device. Keep it for the life of the node.
-          - Required with V(vxlan), ignored with any other backend.
-        type: str
-      backend_type:
-        description: Backend of a lease. Peers with another one than O(backend.type) are left out, as flannel does.
-        type: str
-      ttl:
-        description: Ignored. Accepted so that leases of M(fairlead.cluster.overlay_lease) can be handed on.
-        type: int
-  peers:
-    description:
-      - The other nodes. An entry with the name of O(node) is skipped, so the same list serves all nodes.
-      - Names, addresses, MAC addresses and subnets must be unique, and subnets must not overlap.
-    type: list
-    elements: dict
-    default: []
-    suboptions: *member
-  interface:
-    description:
-      - Interface that carries the overlay, by name or by one of its IPv4 addresses.
-      - The first of O(interface), O(interface_regex) and O(interface_can_reach) that finds one counts. Default is the
-        interface that holds the address of O(node); with O(public_address) on no interface, that of the default route.
-    type: str
-  interface_regex:
-    description:
-      - Regular expressions of Python, tried in order, each against the IPv4 addresses of all interfaces first and then
-        against their names. They match anywhere unless anchored.
-    type: list
-    elements: str
-  interface_can_reach:
-    description: IPv4 address; the interface that the route to it leads over carries the overlay.
-    type: str
-  public_address:
-    description:
-      - The address by which peers reach this node, where its interface has another one because of address translation.
-        Declare it as the address of O(node) too, as a lease has it; packets then leave with the interface's own.
-      - Refused with V(host-gw) when it differs from the address of O(node).
-    type: str
   subnet_env:
     description: The file that flannel's CNI plugin reads. Not written by default.
     type: dict
@@ -195,6 +151,20 @@ EXAMPLES = r"""
     node: {name: w1, address: 192.0.2.14, subnet: 10.244.4.0/24}
     peers: [{name: w2, address: 192.0.2.15, subnet: 10.244.5.0/24}]
 
+- name: Dual stack
+  fairlead.cluster.overlay_network:
+    network: 10.244.0.0/16
+    network6: fd00:10:244::/56
+    node: &w1
+      name: w1
+      address: 192.0.2.14
+      subnet: 10.244.4.0/24
+      mac: "02:5e:10:00:00:04"
+      address6: 2001:db8::14
+      subnet6: fd00:10:244:4::/64
+      mac6: "02:5e:10:00:06:04"
+    peers: [*w1]
+
 - name: Remove the datapath
   fairlead.cluster.overlay_network:
     state: deleted
@@ -218,10 +188,15 @@ operations:
   type: list
   elements: str
 device:
-  description: Name of the backend's device. Null with V(host-gw).
+  description: Name of the backend's device for IPv4. Null with V(host-gw).
   returned: success
   type: str
   sample: flannel.1
+device6:
+  description: Name of the backend's device for IPv6. Null without one.
+  returned: success
+  type: str
+  sample: flannel-v6.1
 mtu:
   description: The largest MTU for pods, that of the device or with V(host-gw) the interface. Null without an overlay.
   returned: success
@@ -249,17 +224,17 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils._ansible import result_of, run
 from ..module_utils._deps import has_pyroute2, require_pyroute2
 from ..module_utils._desired import store
-from ..module_utils._desired.overlay_network import KIND, about, converge, described, gather, not_ours, predict
+from ..module_utils._desired.overlay_network import KIND, about, converge, gather, not_ours, predict
 from ..module_utils._engine import Outcome, together
 from ..module_utils._model.item import State
 from ..module_utils._model.members import of_backend
-from ..module_utils._model.overlay_forms import commands, joined
+from ..module_utils._model.overlay_forms import commands, described, joined
 from ..module_utils._system.runner import module_runner
 
 MAKING = ("overridden", "merged", "replaced")
-IDENTITY = ("name", "address", "subnet", "mac")
+IDENTITY = ("name", "address", "subnet", "mac", "address6", "subnet6", "mac6")
 MEMBER = {
-    **{name: {"type": "str", "required": name in ("address", "subnet")} for name in IDENTITY},
+    **{name: {"type": "str"} for name in IDENTITY},
     "backend_type": {"type": "str"},
     "ttl": {"type": "int"},
 }
@@ -275,7 +250,8 @@ SUBNET_ENV = {
 }
 SPEC = {
     "state": {"type": "str", "choices": [*MAKING, "deleted", "gathered", "rendered"], "default": "overridden"},
-    "network": {"type": "str", "default": "10.244.0.0/16"},
+    "network": {"type": "str"},
+    "network6": {"type": "str"},
     "backend": {"type": "dict", "default": {}, "options": BACKEND},
     "node": {"type": "dict", "options": MEMBER},
     "peers": {"type": "list", "elements": "dict", "default": [], "options": MEMBER},
@@ -283,6 +259,7 @@ SPEC = {
     "interface_regex": {"type": "list", "elements": "str"},
     "interface_can_reach": {"type": "str"},
     "public_address": {"type": "str"},
+    "public_address6": {"type": "str"},
     "subnet_env": {"type": "dict", "options": SUBNET_ENV},
     "nexthop_objects": {"type": "bool"},
 }
@@ -309,19 +286,19 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
     outcome = converge({**document, "state": wanted}, module.check_mode, module_runner(module))
     save, check = state in MAKING, module.check_mode
     kept = store.save(KIND, document, check) if save else store.forget(KIND, check)
-    return {**result_of(module, together(outcome, kept), "overlay network"), **_about(document, outcome)}
+    return {**result_of(module, together(outcome, kept), "overlay network"), **about(document, outcome)}
 
 
 def _unchanged(module: AnsibleModule, document: Dict[str, Any], found: State) -> Dict[str, Any]:
     outcome = Outcome(found, found, [])
-    return {**result_of(module, outcome, "overlay network"), **_about(document, outcome)}
+    return {**result_of(module, outcome, "overlay network"), **about(document, outcome)}
 
 
 def _predicted(module: AnsibleModule, document: Dict[str, Any]) -> Dict[str, Any]:
     module.warn("predicted for a node without anything of the overlay: the runtime, which reads the kernel, is missing")
     outcome = predict(document)
     kept = store.save(KIND, document, check=True)
-    return {**result_of(module, together(outcome, kept), "overlay network"), **_about(document, outcome)}
+    return {**result_of(module, together(outcome, kept), "overlay network"), **about(document, outcome)}
 
 
 def _document(params: Dict[str, Any]) -> Dict[str, Any]:
@@ -333,12 +310,7 @@ def _document(params: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _identity(member: Dict[str, Any]) -> Dict[str, Any]:
-    return {key: member[key] for key in IDENTITY}
-
-
-def _about(document: Dict[str, Any], outcome: Outcome) -> Dict[str, Any]:
-    device, mtu = about(document, outcome)
-    return {"device": device, "mtu": mtu}
+    return {key: member[key] for key in IDENTITY if member[key] is not None}
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ def step(wanted: Wanted) -> Callable[[], int]:
 
 def wanted(peers: int) -> Wanted:
     overlay = parse_overlay(document(peers))
-    return Wanted(state_of(wanted_items(overlay, Underlay(UNDERLAY, 1500), 0, True)), overlay.network)
+    return Wanted(state_of(wanted_items(overlay, [Underlay(UNDERLAY, 1500)], 0, True)), overlay.networks)
 
 
 def main(peers: int) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from tests.kernel.namespaces import Namespace, Namespaces
@@ -23,6 +24,22 @@ def member(number: int) -> dict[str, str]:
     }
 
 
+def dual_member(number: int) -> dict[str, str]:
+    """The same node with 2001:db8::N, fd00:10:244:N::/64 (N in hexadecimal), and another MAC address that ends in N."""
+    return {
+        **member(number),
+        "address6": f"2001:db8::{number:x}",
+        "subnet6": f"fd00:10:244:{number:x}::/64",
+        "mac6": f"02:aa:bb:cc:06:{number:02x}",
+    }
+
+
+def dual_document(own: int, *peers: int, **more: Any) -> dict[str, Any]:
+    """The same for both IP versions."""
+    members = {"node": dual_member(own), "peers": [dual_member(peer) for peer in peers]}
+    return {"network": "10.244.0.0/16", "network6": "fd00:10:244::/48", **members, **more}
+
+
 def document(own: int, *peers: int, **more: Any) -> dict[str, Any]:
     """Parameters of overlay_network for node ``own``."""
     return {"node": member(own), "peers": [member(peer) for peer in peers], **more}
@@ -38,7 +55,18 @@ def lone_node(netns: Namespaces, number: int = 1, mtu: int = 1500) -> Namespace:
         node.run(f"ip link set {name}p up")
         node.run(f"ip link set {name} up")
     node.run(f"ip address add 192.0.2.{number}/24 dev eth0")
+    node.run(f"ip address add 2001:db8::{number:x}/64 dev eth0 nodad")
+    wait_until_up(node, 4)
     return node
+
+
+def wait_until_up(node: Namespace, count: int) -> None:
+    """The kernel tells that a cable is plugged in some time after it is."""
+    for _try in range(100):
+        if sum(link["operstate"] == "UP" for link in node.json("ip -j link show")) >= count:
+            return
+        time.sleep(0.02)
+    raise AssertionError(node.out("ip link show"))
 
 
 def joined_nodes(netns: Namespaces, count: int) -> list[Namespace]:
@@ -52,7 +80,9 @@ def joined_nodes(netns: Namespaces, count: int) -> list[Namespace]:
         netns.link(node, "eth0", lan, f"p{number}")
         lan.run(f"ip link set p{number} master br0")
         node.run(f"ip address add 192.0.2.{number}/24 dev eth0")
+        node.run(f"ip address add 2001:db8::{number:x}/64 dev eth0 nodad")
         node.run(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])
+        node.run(["sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"])
         nodes.append(node)
     return nodes
 
@@ -77,9 +107,17 @@ def snapshot(node: Namespace) -> dict[str, Any]:
         "routes": node.json("ip -4 -d -j route show table all"),
         "nexthops": node.json("ip -j nexthop show"),
         "neighbors": _sorted(node.json("ip -4 -j neigh show nud permanent")),
+        "addresses6": [_settled(link) for link in node.json("ip -6 -j address show scope global")],
+        "routes6": [route for route in node.json("ip -6 -d -j route show table all") if not _automatic(route["dst"])],
+        "neighbors6": _sorted(node.json("ip -6 -j neigh show nud permanent")),
         "fdb": {name: _sorted(node.json(f"bridge -j fdb show dev {name}")) for name in devices},
         "accept_ra": {name: node.out(f"cat /proc/sys/net/ipv6/conf/{name}/accept_ra") for name in devices},
     }
+
+
+def _automatic(destination: str) -> bool:
+    """What the kernel adds to every interface, in its own time."""
+    return destination.startswith(("fe80:", "ff00:"))
 
 
 def _settled(link: dict[str, Any]) -> dict[str, Any]:

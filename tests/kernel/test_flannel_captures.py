@@ -18,7 +18,7 @@ from tests.kernel.namespaces import Namespace, Namespaces
 from tests.upstream import capture, node_state
 from tests.upstream.lan import Lan
 
-NETWORK = "10.244.0.0/16"
+NETWORK, NETWORK6 = "10.244.0.0/16", "fd00:10:244::/48"
 DATAPATH = ("links", "addresses", "routes", "neighbors", "fdb", "sysctls")
 FILTERS = ("iptables", "ip6tables", "nftables")
 #: By capture, the parameters of overlay_network that ask for the same.
@@ -27,7 +27,11 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "vxlan-ipv4-nftables": {"type": "vxlan"},
     "vxlan-ipv4-direct": {"type": "vxlan", "direct_routing": True},
     "vxlan-ipv4-options": {"vni": 7, "port": 4789, "mtu": 1400, "gbp": True, "learning": True},
+    "vxlan-dual": {"type": "vxlan"},
+    "vxlan-dual-nftables": {"type": "vxlan"},
+    "vxlan-dual-direct": {"type": "vxlan", "direct_routing": True},
     "host-gw-ipv4": {"type": "host-gw"},
+    "host-gw-dual": {"type": "host-gw"},
 }
 # Chains and comments have names of ours, so that neither takes the other's rules for its own.
 IPTABLES_NAMES = {
@@ -49,9 +53,12 @@ def members(name: str) -> list[dict[str, str]]:
     found = []
     for key, entry in capture.stored(name)["leases"].items():
         value = json.loads(entry["value"])
-        address, mac = value["PublicIP"], value.get("BackendData", {}).get("VtepMAC", "")
-        subnet = key.replace("-", "/")
-        found.append({"name": f"n{address.rpartition('.')[2]}", "address": address, "subnet": subnet, "mac": mac})
+        member = {"name": f"n{value['PublicIP'].rpartition('.')[2]}"}
+        for suffix, version, subnet in zip(("", "6"), ("", "v6"), key.replace("-", "/").split("&"), strict=False):
+            member |= {f"address{suffix}": value[f"PublicIP{version}"], f"subnet{suffix}": subnet}
+            data = value.get(f"Backend{version.upper()}Data") or {}
+            member |= {f"mac{suffix}": data["VtepMAC"]} if data else {}
+        found.append(member)
     return found
 
 
@@ -82,10 +89,12 @@ def test_datapath_is_flannels(
     """Flannel knows no nexthop objects: with them the routes name one, and lead to the same gateway and device."""
     own = next(member for member in members(name) if member["name"] == f"n{number}")
     file = tmp_path / "subnet.env"
+    dual = "-dual" in name
     run_module(
         "overlay_network",
         {
             "network": NETWORK,
+            **({"network6": NETWORK6} if dual else {}),
             "backend": BACKENDS[name],
             "node": own,
             "peers": members(name),
@@ -99,8 +108,18 @@ def test_datapath_is_flannels(
     have["routes"]["4"].sort(key=lambda route: json.dumps(route, sort_keys=True))
     assert len(named) == len(node.json("ip -j nexthop show")) == (len(members(name)) - 1 if by_object else 0)
     for part in DATAPATH:
-        assert have[part] == want[part], part
-    assert file.read_text().splitlines() == captured(name, number)["subnet_env"]
+        assert without_deliberate(have[part]) == want[part], part
+    subnet_env = captured(name, number)["subnet_env"]
+    if dual and name.startswith("vxlan"):
+        # What flannel tells pods does not fit through its own device for IPv6, which the kernel made narrower.
+        subnet_env = [line.replace("MTU=1450", "MTU=1430") for line in subnet_env]
+    assert file.read_text().splitlines() == subnet_env
+
+
+def without_deliberate(part: Any) -> Any:
+    """Addresses of IPv6 are ours without waiting for duplicates; nobody else would be asked on such a device."""
+    text = json.dumps(part)
+    return json.loads(text.replace(', "nodad": true', ""))
 
 
 def chains(saved: list[str]) -> dict[str, dict[str, list[str]]]:

@@ -149,7 +149,7 @@ def test_refusal_among_many_names_its_object_and_leaves_nothing(netns: Namespace
     """What was sent along with the refused message happened all the same, and is taken back too."""
     node = lone_node(netns)
     with inside(node):
-        want = state_of(wanted_items(parse_overlay(many(MANY)), Underlay("eth0", 1500), 0, True))
+        want = state_of(wanted_items(parse_overlay(many(MANY)), [Underlay("eth0", 1500)], 0, True))
         adapter = OverlayAdapter(["flannel.1"], [], True)
         made, bulk = plan_overlay({}, Wanted(want))[:3], plan_overlay({}, Wanted(want))[3:]
         converge(adapter, lambda have: [] if have else made)

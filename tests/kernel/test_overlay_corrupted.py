@@ -14,16 +14,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.corrupted import Document, Mistake, copying, corrupted, integer, mistakes, setting
+from tests.corrupted import WRONG, Document, Mistake, copying, corrupted, integer, mistakes, setting
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespace, Namespaces
-from tests.kernel.overlay_nodes import document, lone_node, member, snapshot
+from tests.kernel.overlay_nodes import document, dual_document, dual_member, lone_node, snapshot
 
 EXAMPLES = 400
 PEERS = 4
 BASE: Document = {
-    **document(1, *range(2, 2 + PEERS)),
-    "network": "10.244.0.0/16",
+    **dual_document(1, *range(2, 2 + PEERS)),
     "backend": {
         "type": "vxlan",
         "vni": 1,
@@ -37,55 +36,61 @@ BASE: Document = {
     "interface_regex": ["eth0"],
     "interface_can_reach": "192.0.2.9",
     "public_address": "192.0.2.1",
+    "public_address6": "2001:db8::1",
     "nexthop_objects": True,
     "subnet_env": {"path": "/nonexistent/subnet.env", "ipmasq": True},
 }
 MEMBERS = ["node", *(f"peers[{index}]" for index in range(PEERS))]
+NO_MAC = ("", "00:00:00:00:00:00", "02:00", "01:00:5e:00:00:01", 7, 0, [], {})
+HALVES = ("address", "subnet", "mac", "address6", "subnet6", "mac6")
 NO_INTERFACE = ("", "a" * 16, "a/b", "a b", "a:1", 7, [], {}, True)
 MISTAKES = [
     *mistakes(
         {
             "network": "network",
+            "network6": (*WRONG["network6"], "fd00:10:244::/125"),
             "backend": "section",
             "backend.type": ("udp", "VXLAN", "", 7, [], {}, True),
-            "backend.vni": integer(1, 9999999),
+            # The device for IPv6 has the longer name.
+            "backend.vni": (*integer(1, 9999999), 10000),
             "backend.port": integer(1, 65535),
-            # The interface carries 1500.
-            "backend.mtu": [value for value in (*integer(118, 65535), 1501, 9000) if value not in (0,)],
+            # The interface carries 1500, and IPv6 needs 1280 and what goes around a packet.
+            "backend.mtu": [value for value in (*integer(118, 65535), 1501, 9000, 1349) if value not in (0,)],
             **{f"backend.{name}": "boolean" for name in ("gbp", "learning", "direct_routing")},
             "node": "section",
             "peers": (7, True, "x", {}),
             **{f"peers[{index}]": "section" for index in range(PEERS)},
             **{f"{path}.name": "name" for path in MEMBERS},
             **{f"{path}.address": "address" for path in MEMBERS},
-            **{
-                f"{path}.mac": ("", "00:00:00:00:00:00", "02:00", "01:00:5e:00:00:01", 7, 0, [], {}) for path in MEMBERS
-            },
-            **{f"{path}.subnet": "subnet" for path in MEMBERS},
+            **{f"{path}.address6": "address6" for path in MEMBERS},
+            **{f"{path}.{key}": NO_MAC for path in MEMBERS for key in ("mac", "mac6")},
+            **{f"{path}.{key}": key for path in MEMBERS for key in ("subnet", "subnet6")},
             "interface": NO_INTERFACE,
             "interface_regex": ("eth0", 7, {}, True),
             "interface_regex[0]": ("(", "[", 7, [], {}),
-            "interface_can_reach": ("", "host", "fd00::1", "192.0.2.300", 7, [], {}),
+            "interface_can_reach": ("", "host", "fd00::g", "192.0.2.300", 7, [], {}),
             "public_address": ("", "host", "fd00::1", "192.0.2.300", 7, [], {}),
+            "public_address6": ("", "host", "192.0.2.1", "2001:db8::g", 7, [], {}),
             "nexthop_objects": "boolean",
             "subnet_env": "section",
             "subnet_env.path": ("relative", "", 7, [], {}),
             "subnet_env.ipmasq": "boolean",
         },
         sections=["", "backend", "subnet_env", *MEMBERS],
-        required=["node", "node.name", *(f"{path}.{key}" for path in MEMBERS for key in ("address", "subnet", "mac"))],
+        required=["node", "node.name", *(f"{path}.{key}" for path in MEMBERS for key in HALVES)],
     ),
     *(
         copying(f"{MEMBERS[one]}.{key}", f"{MEMBERS[two]}.{key}")
         for two in range(PEERS + 1)
         for one in range(two)
-        for key in member(1)
+        for key in dual_member(1)
         # A peer that is called as the node is the node, and is left out.
         if (one, key) != (0, "name")
     ),
     # Reaches into the next one.
     *(setting(f"peers[{index}].subnet", f"10.244.{index + 2}.0/23", f"peers[{index + 1}].subnet") for index in (0, 2)),
     setting("peers[3].subnet", "10.244.1.128/25"),
+    setting("peers[3].subnet6", "fd00:10:244:1:8000::/65"),
 ]
 SCRIPT = """
 import json, sys

@@ -17,6 +17,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._desired import o
 from ansible_collections.fairlead.cluster.plugins.module_utils._engine import Outcome
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import PrerequisiteError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.overlay import Overlay, parse_overlay
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.overlay_forms import described
 from tests.kernel import guest, packets
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespace, Namespaces
@@ -187,5 +188,5 @@ def test_ipip_removal_leaves_a_device_that_was_not_made_from_here(netns: Namespa
     assert snapshot(node) == before
     apply(node, args(IPIP, 1))
     with inside(node):
-        found = overlay_network.described(overlay_network.gather({"backend": IPIP}))
+        found = described(overlay_network.gather({"backend": IPIP}))
     assert found["backend"] == {"type": "ipip", "mtu": 1500}

@@ -15,6 +15,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "ansible_collections.fairlead.cluster.plugins.modules"
+FRAGMENTS = "ansible_collections.fairlead.cluster.plugins.doc_fragments"
 NAMES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py") if path.stem != "__init__")
 RESULT_KEYS = {"changed", "before", "after", "operations"}
 # I(), B() and the like came before O(), V(), RV() and E().
@@ -35,8 +36,15 @@ def load(name: str) -> ModuleType:
 
 
 def documentation(name: str) -> dict[str, Any]:
+    """With the options of its fragments."""
     found: dict[str, Any] = yaml.safe_load(load(name).DOCUMENTATION)
-    return found
+    listed = found["extends_documentation_fragment"]
+    options: dict[str, Any] = {}
+    for fragment in [listed] if isinstance(listed, str) else listed:
+        file, _dot, part = fragment.removeprefix("fairlead.cluster.").partition(".")
+        holder = importlib.import_module(f"{FRAGMENTS}.{file}").ModuleDocFragment
+        options |= yaml.safe_load(getattr(holder, part.upper() or "DOCUMENTATION"))["options"]
+    return {**found, "options": options | (found.get("options") or {})}
 
 
 def captured(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def _listed(
 def _usable(state: State, spec: LeaseSpec, adapter: LeaseAdapter) -> Tuple[List[Dict[str, Any]], List[str]]:
     """The leases that a datapath can be made from, and a warning for each other one."""
     listed = _listed(state, spec.nodes, _backend(spec), adapter)
-    problems = unusable(listed, ipaddress.IPv4Network(spec.config.network), _backend(spec) == VXLAN)
+    problems = unusable(listed, [ipaddress.IPv4Network(spec.config.network)], _backend(spec) == VXLAN)
     leases = [lease for lease in leases_of(state) if lease.backend_type == _backend(spec)]
     left_out = {leases[index]: problem for index, problem in problems.items()}
     warnings = _warnings(conflicts(state, spec.nodes), left_out, spec.prefix)

@@ -5,27 +5,22 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
 
 from .._engine import Adapter, Combined, Outcome
 from .._engine import converge as engine_converge
-from .._model.backend import HOST_GW, IPIP, OVERHEADS, Backend, parse_backend
-from .._model.datapath import (
-    DeviceAddress,
-    ForwardingEntry,
-    IpipDevice,
-    Neighbor,
-    Route,
-    VxlanDevice,
-)
+from .._model.backend import HOST_GW, IPIP, Backend, parse_backend
+from .._model.datapath import IpipDevice, Route, VxlanDevice, device_version
 from .._model.errors import FairleadError, SpecError
+from .._model.ip_version import IPV4, IPV6
 from .._model.item import Key, State, state_of
 from .._model.overlay import (
+    Family,
     Overlay,
-    device_mtu,
     direct_keys,
     parse_overlay,
     parse_subnet_env,
+    pods_mtu,
     refuse_to_cover,
     wanted_items,
 )
@@ -63,18 +58,23 @@ def _converge(content: Mapping[str, Any], check: bool) -> Outcome:
     overlay = parse_overlay(content)
     refuse_to_cover(overlay, controller_address())
     earlier = _earlier_document(content, overlay)
-    devices = _devices(overlay.backend.device, earlier)
+    devices = _devices(overlay, earlier)
     with_accept_ra = accept_ra_writable()
     with Rtnetlink() as netlink:
-        require_free(netlink, overlay.backend, devices)
-        underlay = find_underlay(netlink, overlay, devices)
-        if overlay.backend.type == IPIP:
-            require_free_address(netlink, underlay, devices)
+        underlays = [_underlay(netlink, overlay.backend, family, devices) for family in overlay.families]
         with_nexthops = _with_nexthops(netlink, overlay)
-    wanted = _wanted(overlay, underlay, earlier, 0 if with_accept_ra else None, with_nexthops)
+    wanted = _wanted(overlay, underlays, earlier, 0 if with_accept_ra else None, with_nexthops)
     keys = [key for key in wanted.items if key[0] in ("route", "nexthop")]
     adapter = _adapter(OverlayAdapter(devices, [*keys, *wanted.earlier], with_accept_ra), _env_paths(overlay, earlier))
     return engine_converge(adapter, lambda have: plan_overlay(have, wanted), check)
+
+
+def _underlay(netlink: Rtnetlink, backend: Backend, family: Family, devices: List[str]) -> Underlay:
+    require_free(netlink, backend, family, devices)
+    underlay = find_underlay(netlink, backend, family, devices)
+    if backend.type == IPIP:
+        require_free_address(netlink, underlay, devices)
+    return underlay
 
 
 def predict(document: Mapping[str, Any]) -> Outcome:
@@ -86,19 +86,23 @@ def predict(document: Mapping[str, Any]) -> Outcome:
     with Rtnetlink() as netlink:
         if overlay.backend.type == IPIP:
             require_ipip(netlink)
-        underlay = find_underlay(netlink, overlay)
+        underlays = [find_underlay(netlink, overlay.backend, family) for family in overlay.families]
         with_nexthops = _with_nexthops(netlink, overlay)
-    wanted = _wanted(overlay, underlay, None, 0 if accept_ra_writable() else None, with_nexthops)
+    wanted = _wanted(overlay, underlays, None, 0 if accept_ra_writable() else None, with_nexthops)
     operations = plan_overlay({}, wanted)
     return Outcome({}, outcome_of({}, operations), operations)
 
 
 def _wanted(
-    overlay: Overlay, underlay: Underlay, earlier: Optional[Overlay], accept_ra: Optional[int], with_nexthops: bool
+    overlay: Overlay,
+    underlays: Sequence[Underlay],
+    earlier: Optional[Overlay],
+    accept_ra: Optional[int],
+    with_nexthops: bool,
 ) -> Wanted:
-    items = state_of(wanted_items(overlay, underlay, accept_ra, with_nexthops))
-    gateways = frozenset(peer.address for peer in overlay.peers)
-    return Wanted(items, overlay.network, _direct(earlier), gateways)
+    items = state_of(wanted_items(overlay, underlays, accept_ra, with_nexthops))
+    gateways = frozenset(peer.address for family in overlay.families for peer in family.peers)
+    return Wanted(items, overlay.networks, _direct(earlier), gateways)
 
 
 def _direct(earlier: Optional[Overlay]) -> Dict[Key, str]:
@@ -118,78 +122,52 @@ def gather(document: Mapping[str, Any]) -> State:
     if earlier is not None and backend == Backend():
         backend = earlier.backend
     keys = _direct(earlier) if earlier is not None and earlier.backend.type == backend.type else {}
-    found = OverlayAdapter([backend.device], keys, accept_ra_writable()).read()
+    found = OverlayAdapter(backend.devices, keys, accept_ra_writable()).read()
     return {key: item for key, item in found.items() if key not in keys or _is_as_made(item, keys[key], backend)}
 
 
 def _is_as_made(item: Any, gateway: str, backend: Backend) -> bool:
-    return bool(item.device == backend.device or item.gateway == gateway)
+    return bool(item.device in backend.devices or item.gateway == gateway)
 
 
 def _declared_backend(document: Mapping[str, Any]) -> Backend:
     return parse_backend(Section(document).section("backend", {}))
 
 
-def described(state: State) -> Dict[str, Any]:
-    """A datapath in the form of the module's parameters. Names, which the kernel does not know, are left out."""
-    device = next((item for item in state.values() if isinstance(item, (VxlanDevice, IpipDevice))), None)
-    routes = [item for item in state.values() if isinstance(item, Route)]
-    if device is None:
-        if not routes:
-            return {}
-        return {"interface": routes[0].device, "backend": {"type": HOST_GW}, "peers": _described_peers(state, "")}
-    own = [item.address for item in state.values() if isinstance(item, DeviceAddress)]
-    node, peers = {"address": device.local, "device_addresses": own}, _described_peers(state, device.name)
-    backend: Dict[str, Any] = {"type": device.kind, "mtu": device.mtu + OVERHEADS[device.kind]}
-    if any(route.device != device.name for route in routes):
-        backend["direct_routing"] = True
-    if isinstance(device, IpipDevice):
-        return {"backend": backend, "node": node, "peers": peers}
-    backend.update(vni=device.vni, port=device.port)
-    backend.update({name: True for name in ("gbp", "learning") if getattr(device, name)})
-    return {"interface": device.link, "backend": backend, "node": {**node, "mac": device.mac}, "peers": peers}
-
-
-def _described_peers(state: State, device: str) -> List[Dict[str, Any]]:
-    macs = {item.address: item.mac for item in state.values() if isinstance(item, Neighbor)}
-    addresses = {item.mac: item.destination for item in state.values() if isinstance(item, ForwardingEntry)}
-    peers: List[Dict[str, Any]] = []
-    for item in state.values():
-        if isinstance(item, Route):
-            mac = macs.get(item.gateway) if item.device == device else None
-            overlaid = item.device == device and (VxlanDevice.kind, device) in state
-            address = addresses.get(mac or "") if overlaid else item.gateway
-            peers.append({"subnet": item.destination, "mac": mac, "address": address})
-    return peers
-
-
-def about(document: Mapping[str, Any], outcome: Outcome) -> Tuple[Optional[str], Optional[int]]:
-    """The name of the device and the largest packet that pods can send, after the run; None where there is none.
+def about(document: Mapping[str, Any], outcome: Outcome) -> Dict[str, Any]:
+    """The names of the devices, and the largest packet that pods can send, after the run; None where there is none.
 
     Backend host-gw has no device: pods send what the underlay's interface carries.
     """
     backend = _declared_backend(document)
-    device = next((item for item in outcome.after.values() if isinstance(item, (VxlanDevice, IpipDevice))), None)
-    if device is not None:
-        return device.name, device.mtu
+    devices = [item for item in outcome.after.values() if isinstance(item, (VxlanDevice, IpipDevice))]
+    if devices:
+        names = {device_version(device): device.name for device in devices}
+        return _named(names.get(IPV4), names.get(IPV6), min(device.mtu for device in devices))
     if backend.type != HOST_GW or document.get("node") is None:
         has_routes = any(isinstance(item, Route) for item in outcome.after.values())
-        return None if has_routes else backend.device or None, None
+        return _named(None if has_routes else backend.device(IPV4) or None)
     overlay = parse_overlay(document)
     with Rtnetlink() as netlink:
-        interface, _address = find_interface(netlink, overlay)
-    return None, device_mtu(backend, Underlay(interface.name, interface.mtu))
+        interfaces = [find_interface(netlink, family)[0] for family in overlay.families]
+    underlays = [Underlay(interface.name, interface.mtu) for interface in interfaces]
+    return _named(mtu=pods_mtu(backend, overlay.families, underlays))
+
+
+def _named(device: Optional[str] = None, device6: Optional[str] = None, mtu: Optional[int] = None) -> Dict[str, Any]:
+    return {"device": device, "device6": device6, "mtu": mtu}
 
 
 def not_ours(document: Mapping[str, Any]) -> Optional[str]:
     """What to tell a user who asks for the removal of a device that no saved document accounts for."""
     section = Section(document)
-    device, earlier = _declared_backend(document).device, _earlier_document()
+    devices, earlier = _declared_backend(document).devices, _earlier_document()
     parse_subnet_env(section)
-    if earlier is not None and earlier.backend.device == device:
+    if earlier is not None and earlier.backend.devices == devices:
         return None
+    what = " or ".join(devices) or "routes of backend host-gw"
     return (
-        f"nothing saved on this node tells of {device or 'routes of backend host-gw'}: a device of that name, and a "
+        f"nothing saved on this node tells of {what}: a device of that name, and a "
         "subnet.env, if there, were not made from here and are left alone. Remove them by hand when nothing else needs "
         "them"
     )
@@ -201,7 +179,8 @@ def _remove(check: bool) -> Outcome:
     if earlier is None:
         return Outcome({}, {}, [])
     wanted = Wanted({}, earlier=_direct(earlier))
-    datapath = OverlayAdapter([earlier.backend.device], wanted.earlier, accept_ra_writable())
+    devices = [family.device for family in earlier.families]
+    datapath = OverlayAdapter(devices, wanted.earlier, accept_ra_writable())
     paths = [earlier.subnet_env.path] if earlier.subnet_env is not None else []
     return engine_converge(_adapter(datapath, paths), lambda have: plan_overlay(have, wanted), check)
 
@@ -227,9 +206,10 @@ def _earlier_document(
         return None
 
 
-def _devices(device: str, earlier: Optional[Overlay]) -> List[str]:
-    """The device that is wanted, and the one that the earlier document made."""
-    return [device, *([earlier.backend.device] if earlier is not None else [])]
+def _devices(overlay: Overlay, earlier: Optional[Overlay]) -> List[str]:
+    """The devices that are wanted, and those that the earlier document made."""
+    families = [*overlay.families, *(earlier.families if earlier is not None else ())]
+    return [family.device for family in families]
 
 
 def _env_paths(overlay: Overlay, earlier: Optional[Overlay]) -> List[str]:

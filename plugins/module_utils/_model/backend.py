@@ -11,22 +11,23 @@ import dataclasses
 from typing import Mapping, Tuple
 
 from .errors import SpecError
+from .ip_version import IPV4, IPV6, IpVersion
 from .parse import Section
 
 VXLAN, HOST_GW, IPIP = "vxlan", "host-gw", "ipip"
 BACKENDS = (VXLAN, HOST_GW, IPIP)
-# Bytes that a backend puts around a packet: outer Ethernet, IPv4, UDP and VXLAN headers, as flannel counts them;
-# nothing; an outer IPv4 header.
-OVERHEADS: Mapping[str, int] = {VXLAN: 50, HOST_GW: 0, IPIP: 20}
+# Bytes of the headers of the inner Ethernet frame, UDP and VXLAN, which come to those of IP.
+_VXLAN_HEADERS = 14 + 8 + 8
 IPIP_DEVICE = "flannel.ipip"
+IPV6_PREFIX = "flannel-v6"
 # VXLAN has 24 bits for it (RFC 7348), but the device is called flannel.<vni>, and a device name has 15 characters at
 # the most, of which "flannel." takes 8.
 VNI_LIMIT = 9999999
+# The one for IPv6 is called flannel-v6.<vni>.
+VNI_LIMIT6 = 9999
 DEFAULT_VNI = 1
 # Flannel's default is the kernel's, not IANA's 4789.
 DEFAULT_PORT = 8472
-# RFC 791: every IPv4 link carries packets of 68 bytes.
-SMALLEST_MTU = 68
 _SWITCHES = ("gbp", "learning", "direct_routing")
 _OPTIONS: Mapping[str, Tuple[str, ...]] = {
     VXLAN: ("vni", "port", "mtu", *_SWITCHES),
@@ -48,14 +49,16 @@ class Backend:
     learning: bool = False
     direct_routing: bool = False
 
-    @property
-    def device(self) -> str:
-        """The name of the backend's device on a node; "" for a backend without one."""
-        return {VXLAN: f"flannel.{self.vni}", IPIP: IPIP_DEVICE}.get(self.type, "")
+    def device(self, version: IpVersion) -> str:
+        """The name of the backend's device on a node for an IP version; "" for a backend without one."""
+        vxlan = f"flannel.{self.vni}" if version is IPV4 else f"{IPV6_PREFIX}.{self.vni}"
+        return {VXLAN: vxlan, IPIP: IPIP_DEVICE}.get(self.type, "")
 
     @property
-    def overhead(self) -> int:
-        return OVERHEADS[self.type]
+    def devices(self) -> Tuple[str, ...]:
+        """The names of all devices that the backend can have on a node."""
+        names = [self.device(IPV4), *([self.device(IPV6)] if self.type == VXLAN else [])]
+        return tuple(name for name in names if name)
 
     @property
     def has_mac(self) -> bool:
@@ -77,13 +80,18 @@ def parse_backend(section: Section) -> Backend:
         type=kind,
         vni=section.integer("vni", 1, VNI_LIMIT, DEFAULT_VNI),
         port=section.integer("port", 1, 65535, DEFAULT_PORT),
-        mtu=section.integer("mtu", SMALLEST_MTU + OVERHEADS[kind], 65535, 0),
+        mtu=section.integer("mtu", IPV4.smallest_mtu + overhead(kind, IPV4), 65535, 0),
         gbp=section.boolean("gbp", False),
         learning=section.boolean("learning", False),
         direct_routing=section.boolean("direct_routing", False),
     )
     section.finish()
     return backend
+
+
+def overhead(kind: str, version: IpVersion) -> int:
+    """Bytes that a backend of this type puts around a packet on an underlay of this IP version."""
+    return {VXLAN: _VXLAN_HEADERS + version.header, HOST_GW: 0, IPIP: version.header}[kind]
 
 
 def refuse_foreign_options(section: Section, kind: str) -> None:

@@ -25,6 +25,7 @@ from .declared import (
     wrong_values,
 )
 from .errors import SpecError
+from .ip_version import IPV4, IPV6
 from .lease import FlannelConfig, parse_config, parse_prefix
 from .parse import Address, Network, Section, parse_address, parse_network, parse_node_name
 from .underlay import parse_rules
@@ -361,7 +362,8 @@ def _underlay_rules(cluster: Cluster) -> Found:
             if not _given(setting) or setting.unresolved:
                 continue
             try:
-                parse_rules(Section({key: _as_list(setting.value) if key == "interface_regex" else setting.value}))
+                value = _as_list(setting.value) if key == "interface_regex" else setting.value
+                parse_rules(Section({key: value}), IPV6 if key.endswith("6") else IPV4)
             except SpecError as error:
                 where = error.path[len(key) :]
                 yield ERROR, as_problem(error, f"{setting.path}{where}", setting.where)

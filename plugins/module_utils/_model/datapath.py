@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar, Dict, Hashable, NamedTuple, Optional, Tuple, Union
 
+from .ip_version import IpVersion, version_of
 from .item import BaseItem, Item, Key
 
 # linux/neighbour.h NUD_PERMANENT, linux/rtnetlink.h RTPROT_KERNEL (the routes that the kernel keeps for addresses),
@@ -24,6 +25,8 @@ PROTOCOL_KERNEL = 2
 PROTOCOL_BOOT = 3
 TABLE_MAIN = 254
 TYPE_UNICAST = 1
+# linux/if_addr.h IFA_F_NODAD: an IPv6 address that is good from the first moment on.
+NO_DUPLICATE_DETECTION = 0x02
 
 Options = Tuple[Tuple[str, Hashable], ...]
 # The second hexadecimal digit of an address for several devices: the lowest bit of the first octet is set.
@@ -68,6 +71,11 @@ class VxlanDevice(BaseItem):
         """Whether the kernel turns this device into ``other`` in place."""
         settled = dataclasses.replace(self, mtu=other.mtu, accept_ra=other.accept_ra, learning=other.learning)
         return settled == other
+
+    def disagrees_with(self, other: VxlanDevice) -> bool:
+        """Whether both would receive at one port, and differ in what one port can do only one way."""
+        same_socket = (self.port, ":" in self.local) == (other.port, ":" in other.local)
+        return same_socket and self.gbp != other.gbp
 
 
 @dataclasses.dataclass(frozen=True)
@@ -267,6 +275,11 @@ class Route(TupleItem, _RouteFields):
             if getattr(self, name) != self._field_defaults[name]
         ]
         return " ".join([*words, *_shown(self.options)])
+
+
+def device_version(device: Device) -> IpVersion:
+    """The IP version that a device of ours is for, which is that of its underlay too."""
+    return version_of(device.local)
 
 
 def device_of(item: Item) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from .backend import HOST_GW, IPIP, VXLAN, Backend, parse_backend
+from .backend import HOST_GW, IPIP, VNI_LIMIT6, VXLAN, Backend, overhead, parse_backend
 from .datapath import (
+    NO_DUPLICATE_DETECTION,
     TABLE_MAIN,
     DeviceAddress,
     ForwardingEntry,
@@ -26,13 +27,12 @@ from .datapath import (
 )
 from .errors import SpecError
 from .files import File
+from .ip_version import IPV4, IPV6, VERSIONS, IpVersion
 from .item import Item, Key
-from .members import SUBNET_LIMIT, Member, of_backend, parse_members, require_ipv4
+from .members import Member, MemberReader, of_backend, parse_members, require_version
 from .parse import Address, Network, Section
 from .underlay import Rules, Underlay, parse_rules
 
-# Longest pod network.
-NETWORK_LIMIT = 28
 DEFAULT_NETWORK = ipaddress.IPv4Network("10.244.0.0/16")
 SUBNET_ENV = "/run/flannel/subnet.env"
 # Identifiers of our nexthop objects begin here. Others count from 1 (FRR, `ip nexthop`), or take the first free one.
@@ -48,46 +48,102 @@ class SubnetEnv:
 
 
 @dataclasses.dataclass(frozen=True)
-class Overlay:
-    """The whole declaration for one node. ``rules`` tell which interface carries it; ``nexthop_objects`` None: where
-    the kernel has them."""
+class Family:
+    """What the overlay has of one IP version. ``device`` is the name of the backend's, "" where it has none; ``rules``
+    tell which interface carries the overlay."""
 
+    version: IpVersion
     network: Network
-    backend: Backend
+    device: str
     node: Member
     peers: Tuple[Member, ...]
     rules: Rules
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlay:
+    """The whole declaration for one node: one family or, with dual stack, two. ``nexthop_objects`` None: where the
+    kernel has them."""
+
+    backend: Backend
+    families: Tuple[Family, ...]
     subnet_env: Optional[SubnetEnv]
     nexthop_objects: Optional[bool] = None
+
+    @property
+    def networks(self) -> Tuple[Network, ...]:
+        return tuple(family.network for family in self.families)
 
 
 def parse_overlay(document: Any) -> Overlay:
     """Shape: the parameters of module overlay_network, without ``state``. Raises SpecError naming the item."""
     section = Section(document)
-    network = _network(section)
+    networks = _networks(section)
     backend = parse_backend(section.section("backend", {}))
     own, listed = section.section("node"), of_backend(section.sections("peers", []), backend.type)
-    node, peers = parse_members(own, listed, network, backend.has_mac)
+    families = []
+    for network in networks:
+        reader = MemberReader(network, backend.has_mac)
+        version = reader.version
+        _check_backend(section, backend, version)
+        node, peers = parse_members(own, listed, reader)
+        rules = parse_rules(section, version)
+        families.append(Family(version, network, backend.device(version), node, peers, rules))
     overlay = Overlay(
-        network=network,
         backend=backend,
-        node=node,
-        peers=peers,
-        rules=parse_rules(section),
+        families=tuple(families),
         subnet_env=parse_subnet_env(section),
         nexthop_objects=section.boolean("nexthop_objects", None),
     )
+    _ignore_undeclared(section)
     section.finish()
-    _check_public_address(overlay)
+    for family in overlay.families:
+        _check_public_address(backend, family)
     return overlay
 
 
-def _check_public_address(overlay: Overlay) -> None:
-    public = overlay.rules.public_address
-    if overlay.backend.type == HOST_GW and public is not None and public != overlay.node.address:
+def _networks(section: Section) -> List[Network]:
+    """IPv4 is taken for granted only where IPv6 is not declared."""
+    ipv6 = section.get("network6", None)
+    networks = [
+        _network(section, f"network{version.suffix}", version, default)
+        for version, default in ((IPV4, DEFAULT_NETWORK if ipv6 is None else None), (IPV6, None))
+    ]
+    return [network for network in networks if network is not None]
+
+
+def _network(section: Section, key: str, version: IpVersion, default: Optional[Network]) -> Optional[Network]:
+    network = section.network(key, default)
+    if network is not None:
+        require_version(network.version, version, section.at(key))
+        if network.prefixlen > version.network_limit:
+            longest = f"the longest prefix is /{version.network_limit}"
+            raise SpecError(section.at(key), f"{network} is too small; {longest}")
+    return network
+
+
+def _check_backend(section: Section, backend: Backend, version: IpVersion) -> None:
+    if version is not IPV6:
+        return
+    if backend.type == IPIP:
+        raise SpecError(section.at("network6"), "backend ipip carries IPv4 only; use vxlan or host-gw")
+    if backend.type == VXLAN and backend.vni > VNI_LIMIT6:
+        name = backend.device(version)
+        raise SpecError("backend.vni", f"must be at most {VNI_LIMIT6} with network6, for {name} is no name of a device")
+
+
+def _ignore_undeclared(section: Section) -> None:
+    """What belongs to an IP version without a network may be there all the same, as in a lease."""
+    for version in VERSIONS:
+        section.get(f"public_address{version.suffix}", None)
+
+
+def _check_public_address(backend: Backend, family: Family) -> None:
+    public, node = family.rules.public_address, family.node
+    if backend.type == HOST_GW and public is not None and public != node.address:
         raise SpecError(
-            "public_address",
-            f"{public} is not {overlay.node.address}, the node's address; with host-gw peers route to the address on "
+            f"public_address{family.version.suffix}",
+            f"{public} is not {node.address}, the node's address; with host-gw peers route to the address on "
             "the interface, so no address translation can be between nodes: use another backend",
         )
 
@@ -103,59 +159,63 @@ def parse_subnet_env(section: Section) -> Optional[SubnetEnv]:
     return env
 
 
-def device_mtu(backend: Backend, underlay: Underlay) -> int:
+def device_mtu(backend: Backend, underlay: Underlay, version: IpVersion) -> int:
     """The largest packet that the overlay carries. Raises SpecError when the declared MTU does not fit through the
-    interface."""
+    interface, and when what is left is less than the IP version needs."""
     if backend.mtu > underlay.mtu:
         raise SpecError("backend.mtu", f"{backend.mtu} is more than {underlay.mtu}, the MTU of {underlay.name}")
-    return (backend.mtu or underlay.mtu) - backend.overhead
+    mtu = (backend.mtu or underlay.mtu) - overhead(backend.type, version)
+    if mtu < version.smallest_mtu:
+        needed = f"{version} needs {version.smallest_mtu}"
+        raise SpecError("backend.mtu", f"leaves {mtu} bytes for packets of pods, and {needed}")
+    return mtu
+
+
+def pods_mtu(backend: Backend, families: Sequence[Family], underlays: Sequence[Underlay]) -> int:
+    """The largest packet that pods can send: they have one MTU for both IP versions."""
+    return min(device_mtu(backend, underlay, each.version) for each, underlay in zip(families, underlays))
 
 
 def refuse_to_cover(overlay: Overlay, controller: Optional[Address]) -> None:
     """Raises SpecError when the route to a peer would take away the one to where this run is steered from."""
-    if controller is None or controller.version != 4:
-        return
-    number = int(controller)
-    for peer in overlay.peers:
-        if peer.first <= number <= peer.last:
-            raise SpecError(
-                f"peers: {peer.name or peer.address}",
-                f"its subnet {peer.subnet} holds {controller}, from where this connection comes; it would be cut. "
-                f"Give the peer another subnet, or run from elsewhere",
-            )
+    for family in overlay.families:
+        if controller is None or controller.version != family.version.number:
+            continue
+        number = int(controller)
+        for peer in family.peers:
+            if peer.first <= number <= peer.last:
+                raise SpecError(
+                    f"peers: {peer.name or peer.address}",
+                    f"its subnet {peer.subnet} holds {controller}, from where this connection comes; it would be cut. "
+                    f"Give the peer another subnet, or run from elsewhere",
+                )
 
 
 def nexthop_id(member: Member, network: Network) -> int:
     """Which nexthop object leads to a peer: its subnet's place in the pod network, counted in the smallest subnets that
-    there are, so that no two peers share one."""
-    return NEXTHOP_BASE + ((member.first - int(network.network_address)) >> (32 - SUBNET_LIMIT))
+    there are, so that no two peers share one. 0 for IPv6, where routes cost the same without one."""
+    if network.version != IPV4.number:
+        return 0
+    return NEXTHOP_BASE + ((member.first - int(network.network_address)) >> (IPV4.bits - IPV4.subnet_limit))
 
 
-def wanted_items(overlay: Overlay, underlay: Underlay, accept_ra: Optional[int], with_nexthops: bool) -> Iterator[Item]:
-    """Everything that flannel's backend keeps on this node, and the file about it. ``accept_ra`` is 0, or None
-    where that sysctl is beyond reach. ``with_nexthops`` sends routes through nexthop objects, which flannel does not:
-    to packets it is the same."""
-    mtu = device_mtu(overlay.backend, underlay)
-    yield from _device_items(overlay, underlay, mtu, accept_ra)
-    network, device = overlay.network, overlay.backend.device
-    hops = {VXLAN: _vxlan_hop, IPIP: _ipip_hop, HOST_GW: _plain_hop}
-    hop_of = hops[overlay.backend.type]
-    for peer in sorted(overlay.peers, key=lambda peer: peer.first):
-        gateway, leaving, onlink = hop_of(peer, device, underlay)
-        if leaving == device and peer.mac:
-            yield Neighbor(device, gateway, peer.mac)
-            yield ForwardingEntry(device, peer.mac, peer.address)
-        number = nexthop_id(peer, network) if with_nexthops else 0
-        if number:
-            yield Nexthop(number, gateway, leaving, onlink)
-        yield Route(peer.subnet, gateway, leaving, number, onlink)
+def wanted_items(
+    overlay: Overlay, underlays: Sequence[Underlay], accept_ra: Optional[int], with_nexthops: bool
+) -> Iterator[Item]:
+    """Everything that flannel's backend keeps on this node, and the file about it. ``underlays`` are those of the
+    families. ``accept_ra`` is 0, or None where that sysctl is beyond reach. ``with_nexthops`` sends routes through
+    nexthop objects, which flannel does not: to packets it is the same."""
+    for family, underlay in zip(overlay.families, underlays):
+        yield from _device_items(overlay.backend, family, underlay, accept_ra)
+        yield from _peer_items(overlay.backend, family, underlay, with_nexthops)
     if overlay.subnet_env is not None:
-        yield File(overlay.subnet_env.path, subnet_env_text(overlay, overlay.subnet_env, mtu))
+        mtu = pods_mtu(overlay.backend, overlay.families, underlays)
+        yield File(overlay.subnet_env.path, subnet_env_text(overlay.families, overlay.subnet_env, mtu))
 
 
-def _device_items(overlay: Overlay, underlay: Underlay, mtu: int, accept_ra: Optional[int]) -> Iterator[Item]:
-    backend, node, name = overlay.backend, overlay.node, overlay.backend.device
-    local = underlay.address or node.address
+def _device_items(backend: Backend, family: Family, underlay: Underlay, accept_ra: Optional[int]) -> Iterator[Item]:
+    node, name, version = family.node, family.device, family.version
+    local, mtu = underlay.address or node.address, device_mtu(backend, underlay, version)
     if backend.type == VXLAN:
         yield VxlanDevice(
             name,
@@ -172,8 +232,24 @@ def _device_items(overlay: Overlay, underlay: Underlay, mtu: int, accept_ra: Opt
     elif backend.type == IPIP:
         yield IpipDevice(name, local, mtu)
     if name:
-        yield DeviceAddress(name, f"{node.gateway}/32")
+        # Nobody answers a question for duplicates there, and until the kernel has given up the address is of no use.
+        options = (("flags", NO_DUPLICATE_DETECTION),) if version is IPV6 else ()
+        yield DeviceAddress(name, f"{node.gateway}/{version.bits}", options=options)
         yield LinkUp(name)
+
+
+def _peer_items(backend: Backend, family: Family, underlay: Underlay, with_nexthops: bool) -> Iterator[Item]:
+    network, device, metric = family.network, family.device, family.version.metric
+    hop_of = {VXLAN: _vxlan_hop, IPIP: _ipip_hop, HOST_GW: _plain_hop}[backend.type]
+    for peer in sorted(family.peers, key=lambda peer: peer.first):
+        gateway, leaving, onlink = hop_of(peer, device, underlay)
+        if leaving == device and peer.mac:
+            yield Neighbor(device, gateway, peer.mac)
+            yield ForwardingEntry(device, peer.mac, peer.address)
+        number = nexthop_id(peer, network) if with_nexthops else 0
+        if number:
+            yield Nexthop(number, gateway, leaving, onlink)
+        yield Route(peer.subnet, gateway, leaving, number, onlink, metric=metric)
 
 
 # Gateway and device of the route to a peer, and whether the gateway is taken to be on the link without looking. Where
@@ -199,27 +275,23 @@ def direct_keys(overlay: Overlay) -> Dict[Key, str]:
     if not overlay.backend.may_be_direct:
         return {}
     keys: Dict[Key, str] = {}
-    for peer in overlay.peers:
-        keys["route", TABLE_MAIN, peer.subnet, 0, 0] = peer.address
-        keys["nexthop", nexthop_id(peer, overlay.network)] = peer.address
+    for family in overlay.families:
+        for peer in family.peers:
+            keys["route", TABLE_MAIN, peer.subnet, 0, family.version.metric] = peer.address
+            number = nexthop_id(peer, family.network)
+            if number:
+                keys["nexthop", number] = peer.address
     return keys
 
 
-def subnet_env_text(overlay: Overlay, env: SubnetEnv, mtu: int) -> str:
+def subnet_env_text(families: Sequence[Family], env: SubnetEnv, mtu: int) -> str:
     """The keys of flannel's subnet.env in its order. FLANNEL_SUBNET is the first host's address with the prefix."""
-    first = ipaddress.IPv4Address(overlay.node.first + 1)
-    values = {
-        "FLANNEL_NETWORK": overlay.network,
-        "FLANNEL_SUBNET": f"{first}/{overlay.node.length}",
-        "FLANNEL_MTU": mtu,
-        "FLANNEL_IPMASQ": "true" if env.ipmasq else "false",
-    }
+    values: Dict[str, Any] = {}
+    for family in families:
+        name = "IPV6_" if family.version is IPV6 else ""
+        first, length = family.version.text(family.node.first + 1), family.node.subnet.partition("/")[2]
+        values[f"FLANNEL_{name}NETWORK"] = family.network
+        values[f"FLANNEL_{name}SUBNET"] = f"{first}/{length}"
+    values["FLANNEL_MTU"] = mtu
+    values["FLANNEL_IPMASQ"] = "true" if env.ipmasq else "false"
     return "".join(f"{key}={value}\n" for key, value in values.items())
-
-
-def _network(section: Section) -> Network:
-    network = section.network("network", DEFAULT_NETWORK)
-    require_ipv4(network.version, section.at("network"))
-    if network.prefixlen > NETWORK_LIMIT:
-        raise SpecError(section.at("network"), f"{network} is too small; the longest prefix is /{NETWORK_LIMIT}")
-    return network

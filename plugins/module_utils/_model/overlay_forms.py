@@ -1,12 +1,16 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Other forms of a declared overlay: joined with an earlier one, and as commands of `ip` and `bridge`."""
+"""Other forms of an overlay: joined with an earlier one, as commands of `ip` and `bridge`, and as found on a node in
+the form of the parameters of module overlay_network."""
 
 from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Optional
 
+from .backend import HOST_GW, overhead
 from .datapath import (
+    NO_DUPLICATE_DETECTION,
+    Device,
     DeviceAddress,
     ForwardingEntry,
     IpipDevice,
@@ -15,8 +19,10 @@ from .datapath import (
     Nexthop,
     Route,
     VxlanDevice,
+    device_version,
 )
-from .item import Item
+from .ip_version import version_of
+from .item import Item, State
 
 
 def joined(earlier: Optional[Mapping[str, Any]], declared: Mapping[str, Any]) -> Dict[str, Any]:
@@ -24,13 +30,56 @@ def joined(earlier: Optional[Mapping[str, Any]], declared: Mapping[str, Any]) ->
 
     One replaces another by having its name or its subnet. Both are parameters of module overlay_network.
     """
-    taken = {peer[key] for peer in declared["peers"] for key in ("name", "subnet") if peer[key]}
-    kept = [
-        peer
-        for peer in (earlier or {}).get("peers", [])
-        if peer.get("name") not in taken and peer.get("subnet") not in taken
-    ]
+    keys = ("name", "subnet", "subnet6")
+    taken = {peer[key] for peer in declared["peers"] for key in keys if peer.get(key)}
+    kept = [peer for peer in (earlier or {}).get("peers", []) if not taken.intersection(peer.get(key) for key in keys)]
     return {**declared, "peers": [*kept, *declared["peers"]]}
+
+
+def described(state: State) -> Dict[str, Any]:
+    """Names, and which halves belong to one peer, are left out: the kernel does not know."""
+    devices = {item.name: item for item in state.values() if isinstance(item, (VxlanDevice, IpipDevice))}
+    routes = [item for item in state.values() if isinstance(item, Route)]
+    peers = _described_peers(state, devices)
+    if not devices:
+        return {"interface": routes[0].device, "backend": {"type": HOST_GW}, "peers": peers} if routes else {}
+    own = [item.address for item in state.values() if isinstance(item, DeviceAddress)]
+    node: Dict[str, Any] = {"device_addresses": own}
+    for device in devices.values():
+        suffix = device_version(device).suffix
+        node[f"address{suffix}"] = device.local
+        if isinstance(device, VxlanDevice):
+            node[f"mac{suffix}"] = device.mac
+    first = next(iter(devices.values()))
+    backend = _described_backend(first)
+    if any(route.device not in devices for route in routes):
+        backend["direct_routing"] = True
+    found = {"backend": backend, "node": node, "peers": peers}
+    return {"interface": first.link, **found} if isinstance(first, VxlanDevice) else found
+
+
+def _described_backend(device: Device) -> Dict[str, Any]:
+    mtu = device.mtu + overhead(device.kind, device_version(device))
+    if isinstance(device, IpipDevice):
+        return {"type": device.kind, "mtu": mtu}
+    options = {name: True for name in ("gbp", "learning") if getattr(device, name)}
+    return {"type": device.kind, "mtu": mtu, "vni": device.vni, "port": device.port, **options}
+
+
+def _described_peers(state: State, devices: Mapping[str, Device]) -> List[Dict[str, Any]]:
+    macs = {(item.device, item.address): item.mac for item in state.values() if isinstance(item, Neighbor)}
+    addresses = {
+        (item.device, item.mac): item.destination for item in state.values() if isinstance(item, ForwardingEntry)
+    }
+    peers: List[Dict[str, Any]] = []
+    for item in state.values():
+        if isinstance(item, Route):
+            suffix, device = version_of(item.destination).suffix, item.device
+            mac = macs.get((device, item.gateway))
+            overlaid = isinstance(devices.get(device), VxlanDevice)
+            address = addresses.get((device, mac or "")) if overlaid else item.gateway
+            peers.append({f"subnet{suffix}": item.destination, f"mac{suffix}": mac, f"address{suffix}": address})
+    return peers
 
 
 def commands(item: Item) -> List[str]:
@@ -40,7 +89,8 @@ def commands(item: Item) -> List[str]:
     if isinstance(item, IpipDevice):
         return [f"ip link add {item.name} mtu {item.mtu} type ipip local {item.local} remote any"]
     if isinstance(item, DeviceAddress):
-        return [f"ip address replace {item.address} dev {item.device}"]
+        without_detection = dict(item.options).get("flags") == NO_DUPLICATE_DETECTION
+        return [f"ip address replace {item.address} dev {item.device}{' nodad' if without_detection else ''}"]
     if isinstance(item, LinkUp):
         return [f"ip link set {item.device} up"]
     if isinstance(item, Neighbor):

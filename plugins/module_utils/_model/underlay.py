@@ -17,6 +17,7 @@ import re
 from typing import Callable, Iterator, List, Mapping, Optional, Pattern, Sequence, Tuple
 
 from .errors import PrerequisiteError, SpecError
+from .ip_version import IpVersion, version_of
 from .parse import Section
 
 
@@ -33,7 +34,8 @@ class Underlay:
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """As declared. ``public_address`` is how peers reach this node where its interface has another address."""
+    """As declared, for one IP version. ``public_address`` is how peers reach this node where its interface has another
+    address."""
 
     interface: Optional[str] = None
     patterns: Tuple[Pattern[str], ...] = ()
@@ -47,11 +49,13 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Interface:
-    """An interface of the node with the IPv4 addresses that can be an underlay's, the best one first."""
+    """An interface of the node with the addresses that can be an underlay's, the best one first. ``others`` are those
+    of the other IP version, by which it can be found too."""
 
     name: str
     mtu: int
     addresses: Tuple[str, ...] = ()
+    others: Tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,19 +70,22 @@ class Path:
 Route = Callable[[str], Optional[Path]]
 
 
-def parse_rules(section: Section) -> Rules:
-    """Shape: ``{interface?, interface_regex?, interface_can_reach?, public_address?}``. Raises SpecError."""
+def parse_rules(section: Section, version: IpVersion) -> Rules:
+    """Shape: ``{interface?, interface_regex?, interface_can_reach?, public_address?, public_address6?}``. Raises
+    SpecError."""
     return Rules(
         interface=_interface(section),
         patterns=tuple(_patterns(section)),
-        can_reach=_ipv4(section, "interface_can_reach"),
-        public_address=_ipv4(section, "public_address"),
+        can_reach=_address(section, "interface_can_reach"),
+        public_address=_address(section, f"public_address{version.suffix}", version),
     )
 
 
 def _interface(section: Section) -> Optional[str]:
-    value = section.interface("interface", None)
-    return value or None
+    value = section.get("interface", None)
+    if isinstance(value, str) and ":" in value:
+        return str(section.address("interface"))
+    return section.interface("interface", None) or None
 
 
 def _patterns(section: Section) -> Iterator[Pattern[str]]:
@@ -90,12 +97,12 @@ def _patterns(section: Section) -> Iterator[Pattern[str]]:
             raise SpecError(path, f"must be a regular expression, not {value!r}: {error}") from None
 
 
-def _ipv4(section: Section, key: str) -> Optional[str]:
+def _address(section: Section, key: str, version: Optional[IpVersion] = None) -> Optional[str]:
     if section.get(key, None) is None:
         return None
     address = section.address(key)
-    if address.version != 4:
-        raise SpecError(section.at(key), "must be IPv4; no backend carries IPv6 yet")
+    if version is not None and address.version != version.number:
+        raise SpecError(section.at(key), f"must be {version}, not IPv{address.version}")
     return str(address)
 
 
@@ -105,10 +112,11 @@ def choose(
     """The interface, and the address that packets leave with. ``node`` is the node's declared address, ``default`` the
     interface of the default route. Raises PrerequisiteError that tells what there is: at boot it may yet come."""
     held = [interface for interface in interfaces if node in interface.addresses]
+    suffix = version_of(node).suffix
     if not held and rules.public_address != node:
         raise PrerequisiteError(
-            f"node.address: {node} is on no interface of this node; there are {_listed(interfaces)}. "
-            "Where peers reach the node by an address that is translated, declare that one as public_address"
+            f"node.address{suffix}: {node} is on no interface of this node; there are {_listed(interfaces)}. "
+            f"Where peers reach the node by an address that is translated, declare that one as public_address{suffix}"
         )
     if rules.declared:
         interface, address = _declared(rules, interfaces, route)
@@ -117,7 +125,7 @@ def choose(
     if held:
         return interface, node
     if address is None and not interface.addresses:
-        raise PrerequisiteError(f"interface: {interface.name} has no IPv4 address to carry the overlay")
+        raise PrerequisiteError(f"interface: {interface.name} has no {version_of(node)} address to carry the overlay")
     return interface, address or interface.addresses[0]
 
 
@@ -141,7 +149,7 @@ def _by_interface(rules: Rules, interfaces: Sequence[Interface]) -> _Found:
     for interface in interfaces:
         if rules.interface in interface.addresses:
             yield interface, rules.interface
-        elif rules.interface == interface.name:
+        elif rules.interface in (interface.name, *interface.others):
             yield interface, None
 
 
@@ -150,6 +158,8 @@ def _by_pattern(rules: Rules, interfaces: Sequence[Interface]) -> _Found:
         for interface in interfaces:
             for address in filter(pattern.search, interface.addresses):
                 yield interface, address
+            if any(map(pattern.search, interface.others)):
+                yield interface, None
         for interface in interfaces:
             if pattern.search(interface.name):
                 yield interface, None
@@ -177,8 +187,8 @@ def require_direct(node: str, underlay: Interface, peers: Sequence[Tuple[str, st
     PrerequisiteError naming the peer."""
     if node not in underlay.addresses:
         raise PrerequisiteError(
-            f"node.address: {node} is not on {underlay.name}, which carries the overlay; with host-gw peers route to "
-            f"the address on that interface. It has {', '.join(underlay.addresses) or 'none'}"
+            f"node.address{version_of(node).suffix}: {node} is not on {underlay.name}, which carries the overlay; with "
+            f"host-gw peers route to the address on that interface. It has {', '.join(underlay.addresses) or 'none'}"
         )
     for label, address in peers:
         path = paths.get(address)

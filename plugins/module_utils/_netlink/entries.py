@@ -10,7 +10,6 @@ linux/rtnetlink.h, linux/neighbour.h and linux/if_addr.h. Attributes that an ite
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import struct
 from typing import Dict, Hashable, Iterator, List, Mapping, Optional, Tuple
@@ -26,6 +25,7 @@ from .._model.datapath import (
     Options,
     Route,
 )
+from .._model.ip_version import address_text
 from .rtnetlink import HEADER, attribute, attributes
 
 NEW_ADDRESS, DELETE_ADDRESS, GET_ADDRESS = 20, 21, 22
@@ -38,8 +38,10 @@ _NEIGHBOR = struct.Struct("=BxxxiHBB")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_LABEL, _IFA_BROADCAST, _IFA_FLAGS = 1, 2, 3, 4, 8
-# Flags that the kernel sets by itself: secondary, permanent.
-_IFA_OWN_FLAGS = 0x01 | 0x80
+# Flags that the kernel sets by itself: secondary (IPv6: temporary), failed and running detection of duplicates,
+# permanent.
+IFA_TEMPORARY, IFA_DUPLICATE, IFA_DEPRECATED, IFA_PERMANENT = 0x01, 0x08, 0x20, 0x80
+_IFA_OWN_FLAGS = IFA_TEMPORARY | IFA_DUPLICATE | 0x40 | IFA_PERMANENT
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 _NTF_SELF = 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_TABLE, _RTA_NH_ID = 1, 4, 5, 6, 7, 15, 30
@@ -59,6 +61,8 @@ _ROUTE_OPTIONS = {
     21: ("encap_type", "=H"),
     22: ("encap", ""),
 }
+# What the kernel tells of every IPv6 route (RFC 4191); of no other object is it an attribute of one byte.
+_MEDIUM_PREFERENCE = (20, b"\0")
 # Objects as ours are, in one piece: the header, then each attribute as length, number and value.
 _PLAIN_NEIGHBOR = struct.Struct("=BxxxiHBBHH4sHH6sxx")
 _PLAIN_FDB = struct.Struct("=BxxxiHBBHH6sxxHH4s")
@@ -68,13 +72,13 @@ _PLAIN_FIELDS = Route("", "", "")[5:]
 _Forms = Mapping[int, Tuple[str, str]]
 
 
-def address_request(index: int = 0, family: int = socket.AF_INET) -> bytes:
+def address_request(index: int, family: int) -> bytes:
     """Asks for the addresses of an interface, 0 for those of all."""
     return _ADDRESS.pack(family, 0, 0, 0, index)
 
 
-def decode_address(message: bytes, device: str) -> Tuple[int, DeviceAddress]:
-    """The interface's index and the address."""
+def decode_address(message: bytes, device: str) -> Tuple[int, int, DeviceAddress]:
+    """The interface's index, all flags, and the address."""
     family, prefix, flags, scope, index = _ADDRESS.unpack_from(message, HEADER.size)
     found = dict(attributes(message, HEADER.size + _ADDRESS.size))
     local = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS, b""))
@@ -89,7 +93,8 @@ def decode_address(message: bytes, device: str) -> Tuple[int, DeviceAddress]:
     all_flags = struct.unpack("=I", found[_IFA_FLAGS])[0] if _IFA_FLAGS in found else flags
     if all_flags & ~_IFA_OWN_FLAGS:
         options.append(("flags", all_flags & ~_IFA_OWN_FLAGS))
-    return index, DeviceAddress(device, f"{address_text(family, local)}/{prefix}", scope, tuple(options))
+    text = f"{address_text(family, local)}/{prefix}"
+    return index, all_flags, DeviceAddress(device, text, scope, tuple(options))
 
 
 def encode_address(item: DeviceAddress, index: int) -> bytes:
@@ -107,7 +112,7 @@ def encode_address(item: DeviceAddress, index: int) -> bytes:
     return body
 
 
-def neighbor_request(index: int, family: int = socket.AF_INET) -> bytes:
+def neighbor_request(index: int, family: int) -> bytes:
     return _NEIGHBOR.pack(family, 0, 0, 0, 0) + attribute(_NDA_IFINDEX, struct.pack("=I", index))
 
 
@@ -194,7 +199,7 @@ def path_request(address: str) -> bytes:
     return _ROUTE.pack(family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0) + attribute(_RTA_DST, packed)
 
 
-def route_request(family: int = socket.AF_INET) -> bytes:
+def route_request(family: int) -> bytes:
     """Asks for the routes of all tables."""
     return _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
 
@@ -261,7 +266,7 @@ def _next_hop(item: Route, index: int) -> bytes:
 
 def _options(found: Mapping[int, bytes], forms: _Forms) -> Iterator[Tuple[str, Hashable]]:
     for number, (name, form) in forms.items():
-        if number in found:
+        if number in found and (number, found[number]) != _MEDIUM_PREFERENCE:
             yield name, struct.unpack(form, found[number])[0] if form else found[number].hex()
 
 
@@ -272,11 +277,6 @@ def _encoded(options: Options, forms: _Forms) -> bytes:
         for number, (name, form) in forms.items()
         if name in values
     )
-
-
-def address_text(family: int, address: bytes) -> str:
-    """The canonical form of the model. inet_ntop is faster, but writes some IPv6 addresses with a dotted quad."""
-    return socket.inet_ntop(family, address) if family == socket.AF_INET else str(ipaddress.IPv6Address(address))
 
 
 def address_bytes(address: str) -> Tuple[int, bytes]:

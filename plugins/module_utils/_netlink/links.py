@@ -71,9 +71,10 @@ def kind_of(link: Any) -> str:
     return str((info and info.get_attr("IFLA_INFO_KIND")) or "")
 
 
-def vni_and_port(link: Any) -> Tuple[int, int]:
+def local_of(link: Any) -> str:
+    """Outer source address of a VXLAN device, "" for one without."""
     data = data_of(link)
-    return int(data.get("IFLA_VXLAN_ID", 0)), int(data.get("IFLA_VXLAN_PORT", 0))
+    return str(data.get("IFLA_VXLAN_LOCAL") or data.get("IFLA_VXLAN_LOCAL6") or "")
 
 
 def has_group_policy(link: Any) -> bool:
@@ -88,7 +89,7 @@ def decode_vxlan(link: Any, with_accept_ra: bool) -> VxlanDevice:
         name=name,
         vni=data.get("IFLA_VXLAN_ID", 0),
         link=_name_of(data.get("IFLA_VXLAN_LINK", 0)),
-        local=data.get("IFLA_VXLAN_LOCAL") or data.get("IFLA_VXLAN_LOCAL6") or "",
+        local=local_of(link),
         port=data.get("IFLA_VXLAN_PORT", 0),
         mac=link.get_attr("IFLA_ADDRESS"),
         mtu=link.get_attr("IFLA_MTU"),

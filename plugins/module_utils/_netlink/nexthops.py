@@ -10,7 +10,8 @@ import struct
 from typing import Hashable, List, Mapping, Tuple
 
 from .._model.datapath import Nexthop
-from .entries import address_bytes, address_text
+from .._model.ip_version import address_text
+from .entries import address_bytes
 from .rtnetlink import HEADER, RefusedError, Rtnetlink, attribute, attributes
 
 NEW_NEXTHOP, DELETE_NEXTHOP, GET_NEXTHOP = 104, 105, 106

@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import itertools
 import socket
-from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
-from .._model.backend import IPIP, IPIP_DEVICE, VXLAN
+from .._model.backend import IPIP, IPIP_DEVICE, IPV6_PREFIX, VXLAN
 from .._model.datapath import Device, DeviceAddress, IpipDevice, LinkUp, VxlanDevice
 from .._model.errors import ApplyError, ReadError
+from .._model.ip_version import IPV4, IPV6, IpVersion, version_of
 from .._model.item import Item, Key, State
 from .._plan.operation import ADD, DELETE, Operation
 from . import entries, ipip, links, lookup, nexthops, tables
 from .messages import BULK, MessageEncoder
 from .rtnetlink import ABSENT, CREATE, REPLACE, Message, RefusedError, Rtnetlink, interface_index
 
+# linux/rtnetlink.h RT_SCOPE_LINK
+_SCOPE_LINK = 253
 KINDS = ("vxlan", "ipip", "address", "link_up", "neighbor", "fdb", "nexthop", "route")
 
 
@@ -25,8 +28,9 @@ class OverlayAdapter:
     any device.
 
     Left out is what the kernel itself put there: connected and multicast routes, IPv6 link-local addresses, neighbors
-    and forwarding entries that are not permanent. A link of one of these names that is not of the kind that flannel's
-    device of this name is, is left out too. ``with_accept_ra`` tells whether that sysctl of VXLAN devices is looked at.
+    and forwarding entries that are not permanent. So is what belongs to the IP version that a device is not for, and a
+    link of one of these names that is not of the kind that flannel's device of this name is. ``with_accept_ra`` tells
+    whether that sysctl of VXLAN devices is looked at.
     """
 
     def __init__(self, devices: Iterable[str], keys: Iterable[Key], with_accept_ra: bool) -> None:
@@ -70,10 +74,12 @@ class OverlayAdapter:
 
     def _read_devices(self, netlink: Rtnetlink, state: State) -> None:
         indexes: Dict[int, str] = {}
+        versions: Set[IpVersion] = {version_of(str(key[2])) for key in self._keys if key[0] == "route"}
         for name in self._devices:
             link = links.read_link(netlink, name)
             if link is not None and links.kind_of(link) == _kind_of_name(name):
                 indexes[link["index"]] = name
+                versions.add(_version_of_name(name))
                 device = self._decode(link, name)
                 state[device.key] = device
                 self._read_device(netlink, link["index"], name, bool(link["flags"] & links.IFF_UP), state)
@@ -82,21 +88,23 @@ class OverlayAdapter:
             devices = frozenset(indexes.values())
             if nexthops.supported(netlink):
                 tables.read_nexthops(netlink, names, devices, self._keys, state)
-            tables.read_routes(netlink, socket.AF_INET, names, devices, self._keys, state)
+            for version in versions:
+                tables.read_routes(netlink, version, names, devices, self._keys, state)
 
     def _decode(self, link: Any, name: str) -> Device:
         return ipip.decode_ipip(link) if name == IPIP_DEVICE else links.decode_vxlan(link, self._with_accept_ra)
 
     def _read_device(self, netlink: Rtnetlink, index: int, name: str, up: bool, state: State) -> None:
-        for message in netlink.dump(entries.GET_ADDRESS, entries.address_request(index)):
-            found_index, address = entries.decode_address(message, name)
-            if found_index == index:
+        version = _version_of_name(name)
+        for message in netlink.dump(entries.GET_ADDRESS, entries.address_request(index, version.family)):
+            found_index, _flags, address = entries.decode_address(message, name)
+            if found_index == index and address.scope != _SCOPE_LINK:
                 state[address.key] = address
         if up:
             state[LinkUp(name).key] = LinkUp(name)
         if name != IPIP_DEVICE:
-            tables.read_neighbors(netlink, index, name, socket.AF_INET, state)
-            tables.read_fdb(netlink, index, name, state)
+            tables.read_neighbors(netlink, index, name, version, state)
+            tables.read_fdb(netlink, index, name, version, state)
 
     def _carry_out(self, netlink: Rtnetlink, operation: Operation) -> None:
         item = operation.item
@@ -133,6 +141,10 @@ class OverlayAdapter:
 
 def _kind_of_name(name: str) -> str:
     return IPIP if name == IPIP_DEVICE else VXLAN
+
+
+def _version_of_name(name: str) -> IpVersion:
+    return IPV6 if name.startswith(IPV6_PREFIX) else IPV4
 
 
 def _put_ipip(netlink: Rtnetlink, item: IpipDevice, new: bool) -> None:

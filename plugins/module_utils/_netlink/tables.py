@@ -11,41 +11,73 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import AbstractSet, Dict, Hashable, Mapping, NamedTuple, Optional, Tuple
+from typing import AbstractSet, Callable, Dict, Hashable, Mapping, NamedTuple, Optional, Tuple
 
 from .._model.datapath import PROTOCOL_KERNEL, ForwardingEntry, Neighbor, Nexthop, Route
+from .._model.ip_version import IPV4, IPV6, IpVersion, address_text
 from .._model.item import Key, State
 from . import entries, nexthops
 from .rtnetlink import HEADER, Rtnetlink, attributes
 
 # Bytes that the longest layout below reads past the end of a short last message.
-_SLACK = bytes(128)
+_SLACK = bytes(160)
 # linux/rtnetlink.h and linux/neighbour.h: an attribute's length and number.
-_NDA_DST, _NDA_LLADDR = struct.pack("=HH", 8, 1), struct.pack("=HH", 10, 2)
-_RTA_GATEWAY, _RTA_NH_ID = struct.pack("=HH", 8, 5), struct.pack("=HH", 8, 30)
+_NDA_LLADDR = struct.pack("=HH", 10, 2)
+_RTA_GATEWAY, _RTA_GATEWAY6, _RTA_NH_ID = (struct.pack("=HH", *each) for each in ((8, 5), (20, 5), (8, 30)))
 _NHA_GATEWAY = struct.pack("=HH", 8, 6)
 # What the kernel tells of every entry: its addresses, and when it was used.
 _NDA_USUAL = frozenset({1, 2, 3, 4})
-# Message length; header of the object; then attributes. IPv4 only: the addresses of IPv6 have other lengths.
-_NEIGHBOR = struct.Struct("=I12x12s4s4s4s6s")
-_FDB = struct.Struct("=I12x12s4s6sxx4s4s")
+# Message length; header of the object; then attributes.
 _NEXTHOP = struct.Struct("=I12x8s4xI8s4s4s")
 # Header with the table's attribute and the head of the destination's, the destination, gateway and interface; between
-# them the nexthop object, if any. These lengths have nothing after it.
+# them the nexthop object, if any. With IPv6 also the metric, and after the interface what the kernel remembers of the
+# route's use and its preference. These lengths have nothing after it.
 _ROUTE = struct.Struct("=I12x24s4s4s4s8s")
-_PLAIN_LENGTHS = frozenset({60, 68})
 _ROUTE_BY_OBJECT = struct.Struct("=I12x24s4s4sI4s4s8s")
+_ROUTE6 = struct.Struct("=I12x24s16s8s4s16s8s36x8s")
+_PLAIN_LENGTHS = frozenset({60, 68, 136})
 
 
-def read_neighbors(netlink: Rtnetlink, index: int, device: str, family: int, into: State) -> None:
+def _text6(packed: bytes) -> str:
+    return address_text(socket.AF_INET6, packed)
+
+
+class _Form(NamedTuple):
+    """How messages of one IP version are laid out: structs as above, the head of an address' attribute in a neighbor
+    and in a forwarding entry, and what makes text of an address."""
+
+    neighbor: struct.Struct
+    fdb: struct.Struct
+    destination: bytes
+    text: Callable[[bytes], str]
+
+
+_FORMS: Mapping[IpVersion, _Form] = {
+    IPV4: _Form(
+        struct.Struct("=I12x12s4s4s4s6s"),
+        struct.Struct("=I12x12s4s6sxx4s4s"),
+        struct.pack("=HH", 8, 1),
+        socket.inet_ntoa,
+    ),
+    IPV6: _Form(
+        struct.Struct("=I12x12s4s16s4s6s"),
+        struct.Struct("=I12x12s4s6sxx4s16s"),
+        struct.pack("=HH", 20, 1),
+        _text6,
+    ),
+}
+
+
+def read_neighbors(netlink: Rtnetlink, index: int, device: str, version: IpVersion, into: State) -> None:
     """Permanent neighbors of the interface."""
     layouts: Dict[Tuple[int, bytes], bool] = {}
-    new, text = tuple.__new__, socket.inet_ntoa
-    for data in netlink.dump_chunks(entries.GET_NEIGHBOR, entries.neighbor_request(index, family)):
+    layout, _fdb, destination, text = _FORMS[version]
+    new, unpack = tuple.__new__, layout.unpack_from
+    for data in netlink.dump_chunks(entries.GET_NEIGHBOR, entries.neighbor_request(index, version.family)):
         padded, end, start = data + _SLACK, len(data), 0
         while start < end:
-            length, head, first, address, second, mac = _NEIGHBOR.unpack_from(padded, start)
-            if first == _NDA_DST and second == _NDA_LLADDR and layouts.get((length, head)):
+            length, head, first, address, second, mac = unpack(padded, start)
+            if first == destination and second == _NDA_LLADDR and layouts.get((length, head)):
                 found = new(Neighbor, (device, text(address), mac.hex(":"), ()))
                 into["neighbor", device, found[1]] = found
             else:
@@ -56,16 +88,17 @@ def read_neighbors(netlink: Rtnetlink, index: int, device: str, family: int, int
             start += (length + 3) & ~3
 
 
-def read_fdb(netlink: Rtnetlink, index: int, device: str, into: State) -> None:
-    """Permanent entries of the VXLAN device's own forwarding table."""
+def read_fdb(netlink: Rtnetlink, index: int, device: str, version: IpVersion, into: State) -> None:
+    """Permanent entries of the VXLAN device's own forwarding table. ``version`` is that of most outer addresses."""
     layouts: Dict[Tuple[int, bytes], Tuple[Hashable, ...]] = {}
-    new, text = tuple.__new__, socket.inet_ntoa
+    _neighbor, layout, destination, text = _FORMS[version]
+    new, unpack = tuple.__new__, layout.unpack_from
     for data in netlink.dump_chunks(entries.GET_NEIGHBOR, entries.fdb_request(index)):
         padded, end, start = data + _SLACK, len(data), 0
         while start < end:
-            length, head, first, mac, second, address = _FDB.unpack_from(padded, start)
+            length, head, first, mac, second, address = unpack(padded, start)
             rest = layouts.get((length, head))
-            if rest and first == _NDA_LLADDR and second == _NDA_DST and not mac[0] & 1 and any(mac):
+            if rest and first == _NDA_LLADDR and second == destination and not mac[0] & 1 and any(mac):
                 found = new(ForwardingEntry, (device, mac.hex(":"), text(address), *rest))
                 into["fdb", device, found[1]] = found
             else:
@@ -101,7 +134,7 @@ def read_nexthops(
 
 def read_routes(
     netlink: Rtnetlink,
-    family: int,
+    version: IpVersion,
     names: Mapping[int, str],
     devices: AbstractSet[str],
     wanted: AbstractSet[Key],
@@ -109,8 +142,25 @@ def read_routes(
 ) -> None:
     """Routes of all tables over one of the devices but the kernel's own, and those that have one of the wanted keys."""
     reader = _RouteReader(names, devices, wanted, into)
-    for data in netlink.dump_chunks(entries.GET_ROUTE, entries.route_request(family)):
-        reader.read(data)
+    for data in netlink.dump_chunks(entries.GET_ROUTE, entries.route_request(version.family)):
+        reader.read(data, _cut4 if version is IPV4 else _cut6, _FORMS[version].text)
+
+
+# Length, head, destination, nexthop object, gateway (None: not where ours have it), and what else makes the layout.
+_Cut = Tuple[int, bytes, bytes, int, Optional[bytes], bytes]
+
+
+def _cut4(data: bytes, start: int) -> _Cut:
+    length, head, address, first, number, second, gateway, interface = _ROUTE_BY_OBJECT.unpack_from(data, start)
+    if first != _RTA_NH_ID:
+        length, head, address, second, gateway, interface = _ROUTE.unpack_from(data, start)
+        number = 0
+    return length, head, address, number, gateway if second == _RTA_GATEWAY else None, interface
+
+
+def _cut6(data: bytes, start: int) -> _Cut:
+    length, head, address, metric, second, gateway, interface, preference = _ROUTE6.unpack_from(data, start)
+    return length, head, address, 0, gateway if second == _RTA_GATEWAY6 else None, metric + interface + preference
 
 
 class _Layout(NamedTuple):
@@ -135,18 +185,14 @@ class _RouteReader:
         self._into = into
         self._layouts: Dict[Tuple[int, bytes, bytes], _Layout] = {}
 
-    def read(self, data: bytes) -> None:
-        new, text, into, find = tuple.__new__, socket.inet_ntoa, self._into, self._layouts.get
-        by_object, plain = _ROUTE_BY_OBJECT.unpack_from, _ROUTE.unpack_from
+    def read(self, data: bytes, cut: Callable[[bytes, int], _Cut], text: Callable[[bytes], str]) -> None:
+        new, into, find = tuple.__new__, self._into, self._layouts.get
         padded, end, start = data + _SLACK, len(data), 0
         while start < end:
-            length, head, address, first, number, second, gateway, interface = by_object(padded, start)
-            if first != _RTA_NH_ID:
-                length, head, address, second, gateway, interface = plain(padded, start)
-                number = 0
-            layout = find((length, head, interface)) if second == _RTA_GATEWAY else None
-            if layout is None:
-                self._read_one(data[start : start + length], (length, head, interface))
+            length, head, address, number, gateway, rest_of_layout = cut(padded, start)
+            layout = find((length, head, rest_of_layout)) if gateway is not None else None
+            if layout is None or gateway is None:
+                self._read_one(data[start : start + length], (length, head, rest_of_layout))
             else:
                 ours, suffix, table, (tos, metric), device, rest = layout
                 destination = text(address) + suffix

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from typing import Dict, FrozenSet, List, Mapping, Optional, Set
+from typing import Dict, FrozenSet, List, Mapping, Set, Tuple
 
 from .._model.datapath import (
     PROTOCOL_BOOT,
@@ -44,14 +44,14 @@ _REMOVE = ("file", "route", "nexthop", "neighbor", "fdb", "link_up", "address", 
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What shall be there. ``network`` is the pod network: other addresses in it are collected from our device.
+    """What shall be there. ``networks`` are the pod networks: other addresses in them are collected from our devices.
 
     ``earlier`` maps the keys of routes and nexthop objects that an earlier run may have put on the underlay's
     interface to their gateways; those that are still the same are ours. ``gateways`` are the addresses of peers.
     """
 
     items: State
-    network: Optional[Network] = None
+    networks: Tuple[Network, ...] = ()
     earlier: Mapping[Key, str] = dataclasses.field(default_factory=dict)
     gateways: FrozenSet[str] = frozenset()
 
@@ -119,18 +119,17 @@ def _stays(name: str, have: State, want: State) -> bool:
 
 def _in_the_way(name: str, have: State, want: State) -> bool:
     """Whether a device that is not wanted keeps a wanted one from coming up: the kernel lets VXLAN devices share a port
-    only when they agree on group policy."""
+    of one IP version only when they agree on group policy."""
     found = have.get((VxlanDevice.kind, name))
     if not isinstance(found, VxlanDevice) or found.key in want:
         return False
     devices = [want[VxlanDevice.kind, wanted] for wanted in _devices(want) if (VxlanDevice.kind, wanted) in want]
-    return any(isinstance(item, VxlanDevice) and item.port == found.port and item.gbp != found.gbp for item in devices)
+    return any(isinstance(item, VxlanDevice) and found.disagrees_with(item) for item in devices)
 
 
 def _kept(have: State, wanted: Wanted) -> State:
     """Addresses outside of the pod network that somebody put on our device: they stay, as with flannel."""
-    network = wanted.network
-    if network is None:
+    if not wanted.networks:
         return {}
     devices = _devices(wanted.items)
     return state_of(
@@ -138,7 +137,7 @@ def _kept(have: State, wanted: Wanted) -> State:
         for item in have.values()
         if isinstance(item, DeviceAddress)
         and item.device in devices
-        and ipaddress.ip_interface(item.address).ip not in network
+        and not any(ipaddress.ip_interface(item.address).ip in network for network in wanted.networks)
     )
 
 

@@ -33,7 +33,8 @@ def _client(environment: bytes) -> Optional[Address]:
         name, _equals, value = entry.partition(b"=")
         if name == b"SSH_CONNECTION":
             try:
-                return ipaddress.ip_address(value.decode().split()[0].partition("%")[0])
+                address = ipaddress.ip_address(value.decode().split()[0].partition("%")[0])
+                return getattr(address, "ipv4_mapped", None) or address
             except (ValueError, IndexError):
                 return None
     return None

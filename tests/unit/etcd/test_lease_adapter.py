@@ -337,7 +337,7 @@ def test_unusable_lease_of_somebody_else_is_left_out_with_a_warning(
     assert etcd.entries[name].value == value
     own, *peers = ensured.leases
     overlay = parse_overlay({"network": "10.244.0.0/16", "node": own, "peers": peers})
-    assert len(overlay.peers) == 5
+    assert len(overlay.families[0].peers) == 5
 
 
 def test_leases_of_flanneld_nodes_come_without_warnings(etcd: FakeEtcd) -> None:

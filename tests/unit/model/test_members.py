@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model import mem
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import SpecError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.parse import Section
 
-NETWORK = ipaddress.IPv4Network("10.244.0.0/16")
+NETWORK, NETWORK6 = ipaddress.ip_network("10.244.0.0/16"), ipaddress.ip_network("fd00:10:244::/48")
 ODD = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=6), st.just([]), st.just({}))
 ADDRESSES = st.one_of(
     st.ip_addresses(v=4).map(str),
@@ -39,33 +40,61 @@ MACS = st.one_of(
     ODD,
 )
 NAMES = st.one_of(st.none(), st.sampled_from(["a", "a.b", "A", "a_b", "-a", "a\n", "a" * 64]), ODD)
-ENTRIES = st.fixed_dictionaries(
-    {"address": ADDRESSES, "subnet": SUBNETS, "mac": MACS},
-    optional={"name": NAMES, "backend_type": st.just("vxlan"), "ttl": st.just(5), "nmae": st.just("a")},
+ADDRESSES6 = st.one_of(
+    st.ip_addresses(v=6).map(str),
+    st.integers(0, 2**128 - 1).map(lambda number: str(ipaddress.IPv6Address(number & (2**64 - 1) << 32))),
+    st.sampled_from(
+        ["2001:db8::2", "2001:DB8::2", "2001:db8:0:0::2", "2001:db8::02", "::", "::1", "fe80::1", "ff02::1"]
+    ),
+    st.sampled_from(
+        ["::ffff:192.0.2.2", "::192.0.2.2", "64:ff9b::192.0.2.2", "fe80::1%eth0", "fd00:10:244::9", "1.2.3.4"]
+    ),
+    ODD,
 )
+SUBNETS6 = st.one_of(
+    st.integers(0, 2**16 - 1).map(lambda fourth: f"fd00:10:244:{fourth:x}::/64"),
+    st.builds(lambda net, bits: f"fd00:10:244:{net:x}::/{bits}", st.integers(0, 2**16 - 1), st.integers(-1, 140)),
+    st.sampled_from(["fd00:10:244:0::/64", "fd00:10:244::/064", "fd00:10:244:1::1/64", "fd00:1::/64", "10.244.1.0/24"]),
+    ODD,
+)
+ENTRIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "address": ADDRESSES,
+        "subnet": SUBNETS,
+        "mac": MACS,
+        "address6": ADDRESSES6,
+        "subnet6": SUBNETS6,
+        "mac6": MACS,
+        "name": NAMES,
+        "backend_type": st.just("vxlan"),
+        "ttl": st.just(5),
+        "nmae": st.just("a"),
+    },
+)
+READERS = [members.MemberReader(network, with_mac) for network in (NETWORK, NETWORK6) for with_mac in (True, False)]
 
 
-def careful(entry: dict[str, Any], named: bool) -> members.Member | str:
+def outcome(
+    read: Callable[[Section, bool], members.Member], entry: dict[str, Any], named: bool
+) -> members.Member | str:
     try:
-        return members._careful(Section(entry, "peers[0]"), NETWORK, named)
-    except SpecError as error:
-        return str(error)
-
-
-def either(entry: dict[str, Any], named: bool) -> members.Member | str:
-    try:
-        return members.parse_member(Section(entry, "peers[0]"), NETWORK, named)
+        return read(Section(entry, "peers[0]"), named)
     except SpecError as error:
         return str(error)
 
 
 @settings(max_examples=3000, deadline=None)
-@given(ENTRIES, st.booleans())
-def test_entry_comes_to_the_same_both_ways(entry: dict[str, Any], named: bool) -> None:
-    assert either(entry, named) == careful(entry, named)
+@given(st.sampled_from(READERS), ENTRIES, st.booleans())
+def test_entry_comes_to_the_same_both_ways(reader: members.MemberReader, entry: dict[str, Any], named: bool) -> None:
+    assert outcome(reader.read, entry, named) == outcome(reader._careful, entry, named)
 
 
 @given(st.integers(1, 200), st.integers(2, 250))
 def test_usual_entry_takes_the_short_way(node: int, number: int) -> None:
-    entry = {"address": f"192.0.2.{number}", "subnet": f"10.244.{node}.0/24", "mac": f"02:00:00:00:00:{number:02x}"}
-    assert members._usual(entry, NETWORK, named=False) == careful(entry, named=False)
+    mac = f"02:00:00:00:00:{number:02x}"
+    ipv4 = {"address": f"192.0.2.{number}", "subnet": f"10.244.{node}.0/24", "mac": mac}
+    ipv6 = {"address6": f"2001:db8::{number:x}", "subnet6": f"fd00:10:244:{node:x}::/64", "mac6": mac}
+    for reader in READERS:
+        entry = {**ipv4, **ipv6}
+        assert reader._usual(entry, False) == outcome(reader._careful, entry, False)

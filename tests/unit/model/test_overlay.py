@@ -51,6 +51,28 @@ def backend(**values: Any) -> Change:
     return lambda data: data["backend"].update(values)
 
 
+def dual(change: Change | None = None) -> Change:
+    """The same document with IPv6 beside IPv4."""
+
+    def widen(data: dict[str, Any]) -> None:
+        data["network6"] = "fd00:10:244::/48"
+        for number, entry in enumerate((data["node"], *data["peers"]), 1):
+            entry |= {"address6": f"2001:db8::{number}", "subnet6": f"fd00:10:244:{number}::/64"}
+            entry["mac6"] = f"02:00:00:00:06:0{number}"
+        if change is not None:
+            change(data)
+
+    return widen
+
+
+def ipv6_only(data: dict[str, Any]) -> None:
+    dual()(data)
+    del data["network"]
+    for entry in (data["node"], *data["peers"]):
+        for field in ("address", "subnet", "mac"):
+            del entry[field]
+
+
 BAD: dict[str, tuple[Change, str]] = {
     "network with host bits": (lambda d: d.update(network="10.244.0.1/16"), "network: 10.244.0.1/16 has host bits"),
     "network too small": (lambda d: d.update(network="10.244.1.0/29"), "network: 10.244.1.0/29 is too small"),
@@ -93,6 +115,54 @@ BAD: dict[str, tuple[Change, str]] = {
     "address in the pod network": (node(address="10.244.1.1"), "node.address: 10.244.1.1 is inside the pod network"),
     "address of IPv6": (peer(0, address="fd00::1"), "peers[0].address: must be IPv4"),
     "address of loopback": (peer(1, address="127.0.0.1"), "peers[1].address: must be the address of a node"),
+    "network6 of IPv4": (dual(lambda d: d.update(network6="10.0.0.0/8")), "network6: must be IPv6, not IPv4"),
+    "network6 too small": (dual(lambda d: d.update(network6="fd00::/125")), "network6: fd00::/125 is too small"),
+    "network6 of ipip": (
+        dual(lambda d: d.update(backend={"type": "ipip"})),
+        "network6: backend ipip carries IPv4 only",
+    ),
+    "vni too long for IPv6": (dual(backend(vni=10000)), "backend.vni: must be at most 9999 with network6"),
+    "node without IPv6": (dual(node(address6=None)), "node.address6: is required"),
+    "half of a half": (dual(peer(0, subnet6=None)), "peers[0].subnet6: is required"),
+    "peer without any half": (dual(lambda d: d["peers"].append({"name": "d"})), "peers[2].address: is required"),
+    "no MAC of IPv6": (dual(peer(0, mac6=None)), "peers[0].mac6: is required"),
+    "address6 of IPv4": (dual(peer(0, address6="192.0.2.9")), "peers[0].address6: must be IPv6, not IPv4"),
+    "address6 on the link only": (
+        dual(peer(0, address6="fe80::2")),
+        "peers[0].address6: must be the address of a node",
+    ),
+    "address6 of loopback": (dual(peer(0, address6="::1")), "peers[0].address6: must be the address of a node"),
+    "address6 of a group": (dual(peer(0, address6="ff02::1")), "peers[0].address6: must be the address of a node"),
+    "address6 of IPv4 in disguise": (
+        dual(peer(0, address6="::ffff:192.0.2.9")),
+        "peers[0].address6: must be the address of a node",
+    ),
+    "address6 in the pod network": (
+        dual(node(address6="fd00:10:244::9")),
+        "node.address6: fd00:10:244::9 is inside the pod network fd00:10:244::/48",
+    ),
+    "address6 twice in another form": (
+        dual(peer(1, address6="2001:DB8:0::2")),
+        "peers[1].address6: address 2001:db8::2 is also that of peers[0].address6",
+    ),
+    "MAC of IPv6 twice": (
+        dual(peer(1, mac6="02:00:00:00:06:02")),
+        "peers[1].mac6: MAC address 02:00:00:00:06:02 is also that of peers[0].mac6",
+    ),
+    "subnet6 outside": (dual(peer(0, subnet6="fd00:1::/64")), "peers[0].subnet6: fd00:1::/64 is not inside the pod"),
+    "subnet6 too large": (
+        dual(peer(0, subnet6="fd00:10:244:8000::/49")),
+        "peers[0].subnet6: fd00:10:244:8000::/49 must have a prefix of /50 to /126",
+    ),
+    "subnets of IPv6 overlap": (
+        dual(peer(1, subnet6="fd00:10:244:2:8000::/65")),
+        "peers[1].subnet6: fd00:10:244:2:8000::/65 overlaps fd00:10:244:2::/64 of peers[0].subnet6",
+    ),
+    "public address of IPv4 for IPv6": (
+        dual(lambda d: d.update(public_address6="203.0.113.1")),
+        "public_address6: must be IPv6, not IPv4",
+    ),
+    "interface no address": (lambda d: d.update(interface="fd00::g"), "interface: must be an IP address, not"),
     "address of a group": (peer(1, address="224.0.0.1"), "peers[1].address: must be the address of a node"),
     "no address": (peer(0, address="b.example"), "peers[0].address: must be an IP address, not 'b.example'"),
     "subnet outside": (peer(1, subnet="10.245.0.0/24"), "peers[1].subnet: 10.245.0.0/24 is not inside the pod network"),
@@ -147,8 +217,8 @@ def test_overlay_refused_names_the_item(case: str) -> None:
 
 
 def wanted(data: dict[str, Any], mtu: int = 1500, direct: dict[str, str] | None = None) -> list[str]:
-    underlay = Underlay("eth0", mtu, direct=direct or {})
-    return [str(item) for item in wanted_items(parse_overlay(data), underlay, 0, False)]
+    underlay, overlay = Underlay("eth0", mtu, direct=direct or {}), parse_overlay(data)
+    return [str(item) for item in wanted_items(overlay, [underlay] * len(overlay.families), 0, False)]
 
 
 def test_overlay_asks_for_what_flannel_makes() -> None:
@@ -222,7 +292,7 @@ def test_overlay_leaves_out_peers_of_another_backend_whatever_they_are() -> None
 
 def test_overlay_outer_address_is_that_of_the_underlay_where_the_public_one_is_translated() -> None:
     overlay = parse_overlay(document(lambda d: d.update(public_address="192.0.2.1")))
-    device = next(iter(wanted_items(overlay, Underlay("eth0", 1500, "10.0.0.5"), 0, False)))
+    device = next(iter(wanted_items(overlay, [Underlay("eth0", 1500, "10.0.0.5")], 0, False)))
     assert str(device).startswith("vxlan flannel.1 id 1 local 10.0.0.5 dev eth0 ")
 
 
@@ -246,7 +316,7 @@ def test_overlay_device_mtu_is_fifty_below_the_declared_one() -> None:
 @pytest.mark.parametrize(("kind", "mtu"), [("vxlan", 1450), ("ipip", 1480), ("host-gw", 1500)])
 def test_overlay_pods_send_what_the_backend_leaves(kind: str, mtu: int) -> None:
     data = document(lambda d: d.update(backend={"type": kind}, subnet_env={}))
-    *_, file = wanted_items(parse_overlay(data), Underlay("eth0", 1500), 0, False)
+    *_, file = wanted_items(parse_overlay(data), [Underlay("eth0", 1500)], 0, False)
     assert isinstance(file, File) and f"FLANNEL_MTU={mtu}\n" in file.content
 
 
@@ -257,9 +327,76 @@ def test_overlay_mtu_above_the_interface_is_refused() -> None:
 
 def test_overlay_subnet_env_is_as_flannel_writes_it() -> None:
     data = document(lambda d: d.update(subnet_env={"path": "/run/flannel/subnet.env", "ipmasq": True}))
-    *_, file = wanted_items(parse_overlay(data), Underlay("eth0", 1500), 0, False)
+    *_, file = wanted_items(parse_overlay(data), [Underlay("eth0", 1500)], 0, False)
     assert file == File(
         "/run/flannel/subnet.env",
         "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n",
         "0644",
     )
+
+
+def test_overlay_dual_stack_is_both_halves_over_underlays_of_their_own() -> None:
+    ipv4 = wanted(document())
+    assert wanted(document(dual())) == [
+        *ipv4,
+        "vxlan flannel-v6.1 id 1 local 2001:db8::1 dev eth0 dstport 8472 nolearning address 02:00:00:00:06:01 mtu 1430 "
+        "accept_ra 0",
+        "address fd00:10:244:1::/128 dev flannel-v6.1",
+        "link flannel-v6.1 up",
+        "neighbor fd00:10:244:2:: lladdr 02:00:00:00:06:02 dev flannel-v6.1",
+        "fdb 02:00:00:00:06:02 dst 2001:db8::2 dev flannel-v6.1 self",
+        "route fd00:10:244:2::/64 via fd00:10:244:2:: dev flannel-v6.1 onlink metric 1024",
+        "neighbor fd00:10:244:3:: lladdr 02:00:00:00:06:03 dev flannel-v6.1",
+        "fdb 02:00:00:00:06:03 dst 2001:db8::3 dev flannel-v6.1 self",
+        "route fd00:10:244:3::/64 via fd00:10:244:3:: dev flannel-v6.1 onlink metric 1024",
+    ]
+    assert wanted(document(ipv6_only)) == wanted(document(dual()))[len(ipv4) :]
+
+
+def test_overlay_of_host_gw_is_routes_of_both_versions() -> None:
+    change = without_macs(type="host-gw")
+    assert wanted(document(dual(change))) == [
+        "route 10.244.2.0/24 via 192.0.2.2 dev eth0",
+        "route 10.244.3.0/24 via 192.0.2.3 dev eth0",
+        "route fd00:10:244:2::/64 via 2001:db8::2 dev eth0 metric 1024",
+        "route fd00:10:244:3::/64 via 2001:db8::3 dev eth0 metric 1024",
+    ]
+
+
+def test_overlay_peer_may_have_one_half() -> None:
+    """As while a cluster becomes dual stack, or has been; what the undeclared version is told is left alone."""
+
+    def without_half(data: dict[str, Any]) -> None:
+        for field in ("address", "subnet", "mac"):
+            del data["peers"][0][f"{field}6"], data["peers"][1][field]
+
+    items = wanted(document(dual(without_half)))
+    assert [item for item in items if item.startswith("route")] == [
+        "route 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink",
+        "route fd00:10:244:3::/64 via fd00:10:244:3:: dev flannel-v6.1 onlink metric 1024",
+    ]
+    assert wanted(document(dual(lambda data: data.pop("network6")))) == wanted(document())
+
+
+@pytest.mark.parametrize(("change", "mtu"), [(dual(), 1430), (ipv6_only, 1430)])
+def test_overlay_subnet_env_of_ipv6_is_as_flannel_writes_it(change: Change, mtu: int) -> None:
+    data = document(change)
+    data["subnet_env"] = {}
+    underlays = [Underlay("eth0", 1500)] * 2
+    *_, file = wanted_items(parse_overlay(data), underlays, 0, False)
+    ipv4 = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/24\n" if "network" in data else ""
+    ipv6 = "FLANNEL_IPV6_NETWORK=fd00:10:244::/48\nFLANNEL_IPV6_SUBNET=fd00:10:244:1::1/64\n"
+    assert isinstance(file, File)
+    assert file.content == f"{ipv4}{ipv6}FLANNEL_MTU={mtu}\nFLANNEL_IPMASQ=false\n"
+
+
+def test_overlay_underlay_too_narrow_for_ipv6_is_refused() -> None:
+    assert " mtu 1280 " in wanted(document(ipv6_only), mtu=1350)[0]
+    with pytest.raises(SpecError, match=r"backend.mtu: leaves 1279 bytes for packets of pods, and IPv6 needs 1280"):
+        wanted(document(dual()), mtu=1349)
+
+
+def test_overlay_network_of_ipv4_is_taken_for_granted_only_without_ipv6() -> None:
+    data = document(lambda d: d.pop("network"))
+    assert wanted(data) == wanted(document())
+    assert len(parse_overlay(document(ipv6_only)).families) == 1

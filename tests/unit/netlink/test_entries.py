@@ -34,13 +34,13 @@ def options(**values: st.SearchStrategy[object]) -> st.SearchStrategy[tuple[tupl
 
 @given(st.builds(DeviceAddress, st.just(DEVICE), V4.map(lambda ip: f"{ip}/24"), st.integers(0, 255)))
 def test_address_comes_back(item: DeviceAddress) -> None:
-    assert entries.decode_address(HEADER + entries.encode_address(item, INDEX), DEVICE) == (INDEX, item)
+    assert entries.decode_address(HEADER + entries.encode_address(item, INDEX), DEVICE) == (INDEX, 0, item)
 
 
 @given(options(peer=V4, broadcast=V4, label=st.just("flannel.1:x"), flags=st.just(0x200)))
 def test_address_of_others_keeps_what_it_has(extra: tuple[tuple[str, object], ...]) -> None:
     message = HEADER + entries.encode_address(DeviceAddress(DEVICE, "10.244.1.5/24", options=extra), INDEX)  # type: ignore[arg-type]
-    assert entries.decode_address(message, DEVICE)[1].options == extra
+    assert entries.decode_address(message, DEVICE)[2].options == extra
 
 
 @given(

@@ -41,7 +41,9 @@ NETWORK = ipaddress.ip_network("10.244.0.0/16")
 SUBNETS = [f"10.244.{third}.0/24" for third in range(1, 7)]
 MACS = [f"02:00:00:00:00:0{digit}" for digit in range(1, 7)]
 NODES = [f"192.0.2.{last}" for last in range(1, 7)]
-DEVICES = ("flannel.1", "flannel.2", "flannel.ipip")
+SUBNETS6 = [f"fd00:10:244:{third}::/64" for third in range(1, 7)]
+NODES6 = [f"2001:db8::{last}" for last in range(1, 7)]
+DEVICES = ("flannel.1", "flannel.2", "flannel.ipip", "flannel-v6.1", "flannel-v6.2")
 
 
 class Kernel:
@@ -70,7 +72,8 @@ class Kernel:
         if isinstance(item, (VxlanDevice, IpipDevice)):
             others = [each for each in self.state.values() if isinstance(each, VxlanDevice) and each.key != item.key]
             for other in others if isinstance(item, VxlanDevice) and operation.action != DELETE else []:
-                assert other.port != item.port or other.gbp == item.gbp, f"{operation}: {other} is in the way"
+                shares = (other.port, ":" in other.local) == (item.port, ":" in item.local)
+                assert not shares or other.gbp == item.gbp, f"{operation}: {other} is in the way"
             hanging = self._on(device, LinkUp, DeviceAddress, Neighbor, ForwardingEntry, Nexthop, Route)
             assert operation.action != DELETE or not hanging, f"{operation} takes {hanging} along"
         elif device in DEVICES:
@@ -104,36 +107,44 @@ def on_device(draw: st.DrawFn, name: str) -> list[Item]:
     if name == "flannel.ipip":
         local, mtu = draw(st.sampled_from(NODES[:2])), draw(st.sampled_from([1480, 1400]))
         return [IpipDevice(name, local, mtu, draw(st.sampled_from([(), (("ttl", 9),)]))), *draw(on_link(name))]
+    addresses = NODES6 if "-v6" in name else NODES
     device = VxlanDevice(
         name=name,
         vni=int(name[-1]),
         link=draw(st.sampled_from(["eth0", "eth1"])),
-        local=draw(st.sampled_from(NODES[:2])),
+        local=draw(st.sampled_from(addresses[:2])),
         port=draw(st.sampled_from([8472, 4789])),
         mac=draw(st.sampled_from(MACS[:2])),
         mtu=draw(st.sampled_from([1450, 1400])),
         learning=draw(st.booleans()),
         accept_ra=draw(st.sampled_from([0, 1])),
     )
-    entries = draw(st.dictionaries(st.sampled_from(MACS), st.sampled_from(NODES)))
+    entries = draw(st.dictionaries(st.sampled_from(MACS), st.sampled_from(addresses)))
     forwarded = [ForwardingEntry(name, mac, to, draw(st.sampled_from([0x80, 0xC0]))) for mac, to in entries.items()]
     return [device, *forwarded, *draw(on_link(name))]
 
 
 @st.composite
 def on_link(draw: st.DrawFn, name: str) -> list[Item]:
-    addresses = draw(st.sets(st.sampled_from(["10.244.1.0/32", "10.244.9.9/32", "172.16.0.1/24"])))
+    subnets, held = SUBNETS, ["10.244.1.0/32", "10.244.9.9/32", OTHER_ADDRESS]
+    if "-v6" in name:
+        subnets, held = SUBNETS6, ["fd00:10:244:1::/128", "fd00:10:244:9::9/128", OTHER_ADDRESS6]
+    addresses = draw(st.sets(st.sampled_from(held)))
     items: list[Item] = [DeviceAddress(name, address) for address in sorted(addresses)]
     if draw(st.booleans()):
-        neighbors = draw(st.dictionaries(st.sampled_from(SUBNETS), st.sampled_from(MACS)))
+        neighbors = draw(st.dictionaries(st.sampled_from(subnets), st.sampled_from(MACS)))
         items += [LinkUp(name), *(Neighbor(name, subnet.split("/")[0], mac) for subnet, mac in neighbors.items())]
-        routes = draw(st.dictionaries(st.sampled_from(SUBNETS), st.sampled_from(SUBNETS))) if addresses else {}
+        routes = draw(st.dictionaries(st.sampled_from(subnets), st.sampled_from(subnets))) if addresses else {}
+        metric = 1024 if "-v6" in name else 0
         items += [
-            Route(to, via.split("/")[0], name, protocol=draw(st.sampled_from([3, 4]))) for to, via in routes.items()
+            Route(to, via.split("/")[0], name, protocol=draw(st.sampled_from([3, 4])), metric=metric)
+            for to, via in routes.items()
         ]
     return items
 
 
+# Outside of the pod networks.
+OTHER_ADDRESS, OTHER_ADDRESS6 = "172.16.0.1/24", "2001:db8:1::1/64"
 BACKENDS: list[dict[str, Any]] = [
     {"vni": 1},
     {"vni": 2},
@@ -147,23 +158,30 @@ BACKENDS: list[dict[str, Any]] = [
 
 @st.composite
 def overlays(draw: st.DrawFn) -> Overlay:
-    """A declaration of a node with up to five peers; peers keep neither subnet, address nor MAC between examples."""
-    count = draw(st.integers(0, 5))
-    subnets, macs, nodes = (draw(st.permutations(values[1:])) for values in (SUBNETS, MACS, NODES))
-    members = [
-        {"name": f"n{index}", "address": nodes[index], "subnet": subnets[index], "mac": macs[index]}
-        for index in range(count)
-    ]
-    own = {"name": "own", "address": NODES[0], "subnet": SUBNETS[0], "mac": MACS[0]}
-    return parse_overlay({"backend": draw(st.sampled_from(BACKENDS)), "node": own, "peers": members})
+    """A declaration of a node with up to five peers, of one IP version or both; peers keep neither subnet, address nor
+    MAC between examples, and in a dual one may have one half only."""
+    backend = draw(st.sampled_from(BACKENDS))
+    halves = ["", "6"] if backend.get("type") != "ipip" else [""]
+    declared = draw(st.sampled_from([[half] for half in halves] + [halves]))
+    members: list[dict[str, Any]] = [{"name": f"n{index}"} for index in range(draw(st.integers(0, 5)))]
+    own: dict[str, Any] = {"name": "own"}
+    for half in declared:
+        pools = {"subnet": SUBNETS6 if half else SUBNETS, "mac": MACS, "address": NODES6 if half else NODES}
+        own |= {f"{field}{half}": values[0] for field, values in pools.items()}
+        shuffled = {field: draw(st.permutations(values[1:])) for field, values in pools.items()}
+        for index, member in enumerate(members):
+            if half == declared[0] or draw(st.booleans()):
+                member |= {f"{field}{half}": values[index] for field, values in shuffled.items()}
+    networks = {f"network{half}": "fd00:10:244::/48" if half else "10.244.0.0/16" for half in declared}
+    return parse_overlay({**networks, "backend": backend, "node": own, "peers": members})
 
 
 @st.composite
 def made(draw: st.DrawFn, overlay: Overlay) -> State:
     """What an overlay asks for where any of its peers may be on the same link."""
-    direct = draw(st.sets(st.sampled_from(NODES))) if overlay.backend.direct_routing else set()
+    direct = draw(st.sets(st.sampled_from([*NODES, *NODES6]))) if overlay.backend.direct_routing else set()
     underlay = Underlay("eth0", 1500, direct=dict.fromkeys(direct, "eth0"))
-    return state_of(wanted_items(overlay, underlay, 0, draw(st.booleans())))
+    return state_of(wanted_items(overlay, [underlay] * len(overlay.families), 0, draw(st.booleans())))
 
 
 @st.composite
@@ -181,11 +199,11 @@ def situations(draw: st.DrawFn) -> tuple[State, Wanted]:
         keys = {}
         for name in DEVICES:
             have.update(state_of(draw(st.one_of(st.just([]), on_device(name)))))
-    elsewhere = draw(st.sets(st.sampled_from(SUBNETS)))
-    foreign = [foreign_route(to, "192.0.2.254", "eth0", 0) for to in sorted(elsewhere)]
+    elsewhere = draw(st.sets(st.sampled_from([*SUBNETS, *SUBNETS6])))
+    foreign = [foreign_route(to, "192.0.2.254", "eth0", 1024 if ":" in to else 0) for to in sorted(elsewhere)]
     have.update(state_of(route for route in foreign if route.key in {**want, **keys}))
-    gateways = frozenset(peer.address for peer in overlay.peers)
-    return have, Wanted(draw(st.sampled_from([want, want, want, {}])), overlay.network, keys, gateways)
+    gateways = frozenset(peer.address for family in overlay.families for peer in family.peers)
+    return have, Wanted(draw(st.sampled_from([want, want, want, {}])), overlay.networks, keys, gateways)
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -206,9 +224,9 @@ def test_plan_gives_want_once_and_can_be_undone_anywhere(situation: tuple[State,
 
 
 def kept_addresses(have: State, wanted: Wanted) -> State:
-    """The address outside of the pod network, where it is on the device that is wanted."""
+    """The addresses outside of the pod networks, where they are on a device that is wanted."""
     devices = [item.name for item in wanted.items.values() if isinstance(item, (VxlanDevice, IpipDevice))]
-    addresses = (DeviceAddress(device, "172.16.0.1/24") for device in devices)
+    addresses = (DeviceAddress(device, address) for device in devices for address in (OTHER_ADDRESS, OTHER_ADDRESS6))
     return state_of(address for address in addresses if address.key in have)
 
 
@@ -216,9 +234,9 @@ def state_for(*peers: tuple[str, str, str], **device: Any) -> tuple[State, Wante
     """The settled state of a node with peers (subnet, MAC, address), and the same as wanted."""
     members = [{"name": f"p{mac[-1]}", "address": to, "subnet": subnet, "mac": mac} for subnet, mac, to in peers]
     own = {"name": "own", "address": NODES[0], "subnet": SUBNETS[0], "mac": MACS[0]}
-    items = wanted_items(parse_overlay({"node": own, "peers": members}), Underlay("eth0", 1500), 0, False)
+    items = wanted_items(parse_overlay({"node": own, "peers": members}), [Underlay("eth0", 1500)], 0, False)
     state = state_of(dataclasses.replace(item, **device) if isinstance(item, VxlanDevice) else item for item in items)
-    return state, Wanted(state, NETWORK)
+    return state, Wanted(state, (NETWORK,))
 
 
 PEER = (SUBNETS[1], MACS[1], NODES[1])
@@ -286,13 +304,13 @@ def overlay_of(**backend: Any) -> Overlay:
 
 def state_of_backend(with_nexthops: bool = True, **backend: Any) -> State:
     underlay = Underlay("eth0", 1500, direct={NODES[1]: "eth0"} if backend.get("direct_routing") else {})
-    return state_of(wanted_items(overlay_of(**backend), underlay, 0, with_nexthops))
+    return state_of(wanted_items(overlay_of(**backend), [underlay], 0, with_nexthops))
 
 
 def change(before: dict[str, Any], after: dict[str, Any], with_nexthops: bool = True) -> list[str]:
     earlier = direct_keys(overlay_of(**before))
     have, want = (state_of_backend(with_nexthops, **backend) for backend in (before, after))
-    return shown(plan_overlay(have, Wanted(want, NETWORK, earlier, frozenset([NODES[1]]))))
+    return shown(plan_overlay(have, Wanted(want, (NETWORK,), earlier, frozenset([NODES[1]]))))
 
 
 VXLAN, DIRECT, HOST_GW, IPIP = {}, {"direct_routing": True}, {"type": "host-gw"}, {"type": "ipip"}
@@ -328,10 +346,10 @@ def test_other_device_is_there_before_the_old_one_goes() -> None:
 
 def test_route_and_object_of_a_peer_that_left_go_unless_others_changed_them() -> None:
     earlier, have = direct_keys(overlay_of(**HOST_GW)), state_of_backend(**HOST_GW)
-    assert shown(plan_overlay(have, Wanted({}, NETWORK, earlier))) == ["delete route", "delete nexthop"]
+    assert shown(plan_overlay(have, Wanted({}, (NETWORK,), earlier))) == ["delete route", "delete nexthop"]
     changed = foreign_route(SUBNETS[1], "192.0.2.254", "eth0", 0)
-    assert shown(plan_overlay({**have, changed.key: changed}, Wanted({}, NETWORK, earlier))) == ["delete nexthop"]
-    assert plan_overlay(have, Wanted({}, NETWORK)) == []
+    assert shown(plan_overlay({**have, changed.key: changed}, Wanted({}, (NETWORK,), earlier))) == ["delete nexthop"]
+    assert plan_overlay(have, Wanted({}, (NETWORK,))) == []
 
 
 def test_object_of_others_under_one_of_our_identifiers_is_refused() -> None:
@@ -339,4 +357,4 @@ def test_object_of_others_under_one_of_our_identifiers_is_refused() -> None:
     number = next(item.id for item in want.values() if isinstance(item, Nexthop))
     for other in (Nexthop(number, "192.0.2.77", "eth0", False), Nexthop(number, NODES[1], "eth0", False, 186)):
         with pytest.raises(PrerequisiteError, match="the identifier is in use on this node by nexthop id"):
-            plan_overlay({other.key: other}, Wanted(want, NETWORK, {}, frozenset([NODES[1]])))
+            plan_overlay({other.key: other}, Wanted(want, (NETWORK,), {}, frozenset([NODES[1]])))
