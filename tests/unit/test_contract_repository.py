@@ -150,3 +150,14 @@ def test_links_between_documents_lead_somewhere() -> None:
             if not (path.parent / target).exists():
                 broken.append(f"{path.relative_to(ROOT)}: {target}")
     assert broken == []
+
+
+def test_every_trap_of_the_kernel_has_its_test() -> None:
+    listed = re.findall(r"`([a-z_/]+\.py)::(test_\w+)`", (ROOT / "docs/reference/kernel_traps.md").read_text("utf-8"))
+    assert len(listed) > 15
+    missing = [
+        f"{file}::{name}"
+        for file, name in listed
+        if f"def {name}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
