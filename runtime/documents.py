@@ -45,6 +45,8 @@ def converge(kind: str, check: bool, directory: str = store.DIRECTORY) -> Outcom
             f"run the playbook again, or remove the file"
         ) from None
     outcome: Outcome = module.converge(document, check, runner.run)
+    if not check:
+        store.finish(kind)
     return outcome
 
 

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import gc
 import itertools
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, Set, Tuple
+from typing import Callable, ContextManager, Dict, Iterator, List, Mapping, Optional, Protocol, Sequence, Set, Tuple
 
 from ._model.errors import UndoError, VerifyError
 from ._model.item import Item, Key, State, same
@@ -107,10 +107,16 @@ def together(*outcomes: Outcome) -> Outcome:
     return Outcome(before, after, operations)
 
 
-def converge(adapter: Adapter, plan: Plan, check: bool = False) -> Outcome:
+def converge(
+    adapter: Adapter,
+    plan: Plan,
+    check: bool = False,
+    around: Callable[[], ContextManager[None]] = contextlib.nullcontext,
+) -> Outcome:
     """Bring the node to the state that ``plan`` asks for; with ``check`` only say what that would take.
 
-    ``plan`` maps a state to operations and is empty for the wanted state; it is asked again after applying.
+    ``plan`` maps a state to operations and is empty for the wanted state; it is asked again after applying. A context
+    of ``around`` holds while there are changes: it sees them fail after they were taken back.
     Raises FairleadError after undoing what was done; UndoError, naming what is left, when that failed too.
     """
     with _collector_paused():
@@ -118,15 +124,20 @@ def converge(adapter: Adapter, plan: Plan, check: bool = False) -> Outcome:
         operations = plan(before)
         if check or not operations:
             return Outcome(before, outcome_of(before, operations), operations)
-        done: List[Operation] = []
-        try:
-            for operation in adapter.apply(operations):
-                done.append(operation)
-            after = _verified(adapter, plan, before, operations)
-        except BaseException as error:
-            _undo(adapter, done, error)
-            raise
-        return Outcome(before, after, operations)
+        with around():
+            return Outcome(before, _carried_out(adapter, plan, before, operations), operations)
+
+
+def _carried_out(adapter: Adapter, plan: Plan, before: State, operations: List[Operation]) -> State:
+    """The verified state after operations, all of which are taken back when one fails."""
+    done: List[Operation] = []
+    try:
+        for operation in adapter.apply(operations):
+            done.append(operation)
+        return _verified(adapter, plan, before, operations)
+    except BaseException as error:
+        _undo(adapter, done, error)
+        raise
 
 
 @contextlib.contextmanager

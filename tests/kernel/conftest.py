@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from ansible_collections.fairlead.cluster.plugins.module_utils._desired import store
 from ansible_collections.fairlead.cluster.plugins.module_utils._system import lock
 from tests.kernel.namespaces import Namespace, Namespaces, remove_abandoned, run_process
 
@@ -61,8 +62,9 @@ def netns() -> Iterator[Namespaces]:
 
 @pytest.fixture(autouse=True)
 def _own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests that call the library themselves do not wait for this machine's own runs."""
+    """Tests that call the library themselves neither wait for this machine's own runs nor know of them."""
     monkeypatch.setattr(lock, "DIRECTORY", str(tmp_path / "run" / "lock"))
+    monkeypatch.setattr(store, "DIRECTORY", str(tmp_path / "own desired"))
 
 
 @pytest.fixture

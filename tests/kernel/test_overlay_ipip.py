@@ -67,7 +67,8 @@ def apply(monkeypatch: pytest.MonkeyPatch) -> Apply:
     saved: dict[str, Overlay] = {}
 
     def run(node: Namespace, document: dict[str, Any]) -> Outcome:
-        monkeypatch.setattr(overlay_network, "_earlier_document", lambda *_: saved.get(node.name))
+        earlier = [saved[node.name]] if node.name in saved else []
+        monkeypatch.setattr(overlay_network, "_earlier_overlays", lambda *_: earlier)
         with inside(node):
             outcome = overlay_network.converge(document, False, no_runner)
         if "node" in document:

@@ -68,9 +68,9 @@ def converge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
             poisoned.append(Poisoned(plain(*arguments), position))
             return poisoned[0]
 
-        before = parse_overlay(earlier) if earlier is not None else None
+        before = [parse_overlay(earlier)] if earlier is not None else []
         monkeypatch.setattr(overlay_network, "_adapter", poison)
-        monkeypatch.setattr(overlay_network, "_earlier_document", lambda *_: before)
+        monkeypatch.setattr(overlay_network, "_earlier_overlays", lambda *_: before)
         with inside(node):
             overlay_network.converge(args, False, no_runner)
         return poisoned[0].planned

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import contextlib
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
 
 from .._engine import Adapter, Combined, Outcome
@@ -46,27 +46,29 @@ OVERRIDDEN, DELETED = "overridden", "deleted"
 def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcome:
     """Bring the datapath to the document; its ``state`` is "overridden" when it has none.
 
-    What an earlier document made with another backend is known from the saved one, and goes. State "deleted" takes away
-    what the saved document names and nothing else; ``not_ours`` tells when that is not what was asked for.
+    What an earlier document made with another backend is known from the saved one, and goes; so does what a run made
+    that was killed. State "deleted" takes away what these documents name and nothing else; ``not_ours`` tells when that
+    is not what was asked for.
     """
     content = {key: value for key, value in document.items() if key != "state"}
-    with nullcontext() if check else exclusive(KIND):
+    with contextlib.nullcontext() if check else exclusive(KIND):
         return _remove(check) if document.get("state", OVERRIDDEN) == DELETED else _converge(content, check)
 
 
 def _converge(content: Mapping[str, Any], check: bool) -> Outcome:
     overlay = parse_overlay(content)
     refuse_to_cover(overlay, controller_address())
-    earlier = _earlier_document(content, overlay)
-    devices = _devices(overlay, earlier)
+    earlier = _earlier_overlays(content, overlay)
+    devices = _devices([overlay, *earlier])
     with_accept_ra = accept_ra_writable()
     with Rtnetlink() as netlink:
         underlays = [_underlay(netlink, overlay.backend, family, devices) for family in overlay.families]
         with_nexthops = _with_nexthops(netlink, overlay)
     wanted = _wanted(overlay, underlays, earlier, 0 if with_accept_ra else None, with_nexthops)
     keys = [key for key in wanted.items if key[0] in ("route", "nexthop")]
-    adapter = _adapter(OverlayAdapter(devices, [*keys, *wanted.earlier], with_accept_ra), _env_paths(overlay, earlier))
-    return engine_converge(adapter, lambda have: plan_overlay(have, wanted), check)
+    datapath = OverlayAdapter(devices, [*keys, *wanted.earlier], with_accept_ra)
+    adapter = _adapter(datapath, _env_paths([overlay, *earlier]))
+    return engine_converge(adapter, lambda have: plan_overlay(have, wanted), check, lambda: store.noted(KIND, content))
 
 
 def _underlay(netlink: Rtnetlink, backend: Backend, family: Family, devices: List[str]) -> Underlay:
@@ -88,7 +90,7 @@ def predict(document: Mapping[str, Any]) -> Outcome:
             require_ipip(netlink)
         underlays = [find_underlay(netlink, overlay.backend, family) for family in overlay.families]
         with_nexthops = _with_nexthops(netlink, overlay)
-    wanted = _wanted(overlay, underlays, None, 0 if accept_ra_writable() else None, with_nexthops)
+    wanted = _wanted(overlay, underlays, [], 0 if accept_ra_writable() else None, with_nexthops)
     operations = plan_overlay({}, wanted)
     return Outcome({}, outcome_of({}, operations), operations)
 
@@ -96,7 +98,7 @@ def predict(document: Mapping[str, Any]) -> Outcome:
 def _wanted(
     overlay: Overlay,
     underlays: Sequence[Underlay],
-    earlier: Optional[Overlay],
+    earlier: Sequence[Overlay],
     accept_ra: Optional[int],
     with_nexthops: bool,
 ) -> Wanted:
@@ -105,8 +107,11 @@ def _wanted(
     return Wanted(items, overlay.networks, _direct(earlier), gateways)
 
 
-def _direct(earlier: Optional[Overlay]) -> Dict[Key, str]:
-    return direct_keys(earlier) if earlier is not None else {}
+def _direct(earlier: Iterable[Overlay]) -> Dict[Key, str]:
+    keys: Dict[Key, str] = {}
+    for overlay in earlier:
+        keys.update(direct_keys(overlay))
+    return keys
 
 
 def _with_nexthops(netlink: Rtnetlink, overlay: Overlay) -> bool:
@@ -118,10 +123,10 @@ def _with_nexthops(netlink: Rtnetlink, overlay: Overlay) -> bool:
 
 def gather(document: Mapping[str, Any]) -> State:
     """What is there now of the document's backend, or of the saved one's when it names none; nothing is changed."""
-    backend, earlier = _declared_backend(document), _earlier_document()
-    if earlier is not None and backend == Backend():
-        backend = earlier.backend
-    keys = _direct(earlier) if earlier is not None and earlier.backend.type == backend.type else {}
+    backend, earlier = _declared_backend(document), _earlier_overlays()
+    if earlier and backend == Backend():
+        backend = earlier[-1].backend
+    keys = _direct(overlay for overlay in earlier if overlay.backend.type == backend.type)
     found = OverlayAdapter(backend.devices, keys, accept_ra_writable()).read()
     return {key: item for key, item in found.items() if key not in keys or _is_as_made(item, keys[key], backend)}
 
@@ -161,9 +166,9 @@ def _named(device: Optional[str] = None, device6: Optional[str] = None, mtu: Opt
 def not_ours(document: Mapping[str, Any]) -> Optional[str]:
     """What to tell a user who asks for the removal of a device that no saved document accounts for."""
     section = Section(document)
-    devices, earlier = _declared_backend(document).devices, _earlier_document()
+    devices = _declared_backend(document).devices
     parse_subnet_env(section)
-    if earlier is not None and earlier.backend.devices == devices:
+    if any(earlier.backend.devices == devices for earlier in _earlier_overlays()):
         return None
     what = " or ".join(devices) or "routes of backend host-gw"
     return (
@@ -174,15 +179,14 @@ def not_ours(document: Mapping[str, Any]) -> Optional[str]:
 
 
 def _remove(check: bool) -> Outcome:
-    """Only what the saved document names is ours: a device that is called the same may be a running flanneld's."""
-    earlier = _earlier_document()
-    if earlier is None:
+    """Only what earlier documents name is ours: a device that is called the same may be a running flanneld's."""
+    earlier = _earlier_overlays()
+    if not earlier:
         return Outcome({}, {}, [])
     wanted = Wanted({}, earlier=_direct(earlier))
-    devices = [family.device for family in earlier.families]
-    datapath = OverlayAdapter(devices, wanted.earlier, accept_ra_writable())
-    paths = [earlier.subnet_env.path] if earlier.subnet_env is not None else []
-    return engine_converge(_adapter(datapath, paths), lambda have: plan_overlay(have, wanted), check)
+    datapath = OverlayAdapter(_devices(earlier), wanted.earlier, accept_ra_writable())
+    adapter = _adapter(datapath, _env_paths(earlier))
+    return engine_converge(adapter, lambda have: plan_overlay(have, wanted), check)
 
 
 def _adapter(datapath: OverlayAdapter, paths: Iterable[str]) -> Combined:
@@ -190,28 +194,26 @@ def _adapter(datapath: OverlayAdapter, paths: Iterable[str]) -> Combined:
     return Combined({**adapters, "file": FileAdapter(paths)})
 
 
-def _earlier_document(
-    content: Optional[Mapping[str, Any]] = None, overlay: Optional[Overlay] = None
-) -> Optional[Overlay]:
-    """What this node was last brought to; None when it was nothing, or nothing that is understood.
+def _earlier_overlays(content: Optional[Mapping[str, Any]] = None, overlay: Optional[Overlay] = None) -> List[Overlay]:
+    """What this node was last brought to, and after it what killed runs were about to bring it to. Left out is what is
+    not understood.
 
-    It is ``overlay`` when ``content`` is what is saved, as at boot: thousands of peers are not parsed twice.
+    ``overlay`` is taken for a document that is ``content``, as at boot: thousands of peers are not parsed twice.
     """
-    try:
-        document = store.load(KIND)
-        if document is None or document == content:
-            return overlay if document is not None else None
-        return parse_overlay(document)
-    except FairleadError:
-        return None
+    documents: List[Mapping[str, Any]] = []
+    with contextlib.suppress(FairleadError):
+        saved = store.load(KIND)
+        documents = [saved] if saved is not None else []
+    found = []
+    for document in [*documents, *store.unfinished(KIND)]:
+        with contextlib.suppress(FairleadError):
+            found.append(overlay if overlay is not None and document == content else parse_overlay(document))
+    return found
 
 
-def _devices(overlay: Overlay, earlier: Optional[Overlay]) -> List[str]:
-    """The devices that are wanted, and those that the earlier document made."""
-    families = [*overlay.families, *(earlier.families if earlier is not None else ())]
-    return [family.device for family in families]
+def _devices(overlays: Iterable[Overlay]) -> List[str]:
+    return [family.device for overlay in overlays for family in overlay.families]
 
 
-def _env_paths(overlay: Overlay, earlier: Optional[Overlay]) -> List[str]:
-    envs = [overlay.subnet_env, earlier.subnet_env if earlier is not None else None]
-    return [env.path for env in envs if env is not None]
+def _env_paths(overlays: Iterable[Overlay]) -> List[str]:
+    return [overlay.subnet_env.path for overlay in overlays if overlay.subnet_env is not None]
