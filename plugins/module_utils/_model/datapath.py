@@ -19,11 +19,12 @@ from .ip_version import IpVersion, version_of
 from .item import BaseItem, Item, Key
 
 # linux/neighbour.h NUD_PERMANENT, linux/rtnetlink.h RTPROT_KERNEL (the routes that the kernel keeps for addresses),
-# RTPROT_BOOT, RT_TABLE_MAIN, RTN_UNICAST.
+# RTPROT_BOOT, RT_TABLE_MAIN, RT_SCOPE_LINK, RTN_UNICAST.
 PERMANENT = 0x80
 PROTOCOL_KERNEL = 2
 PROTOCOL_BOOT = 3
 TABLE_MAIN = 254
+SCOPE_LINK = 253
 TYPE_UNICAST = 1
 # linux/if_addr.h IFA_F_NODAD: an IPv6 address that is good from the first moment on.
 NO_DUPLICATE_DETECTION = 0x02
@@ -284,7 +285,7 @@ def device_version(device: Device) -> IpVersion:
 
 def device_of(item: Item) -> str:
     """The device that an item is, or hangs on; "" for items without one."""
-    return str(item.name if isinstance(item, (VxlanDevice, IpipDevice)) else getattr(item, "device", ""))
+    return str(getattr(item, "device", "") or getattr(item, "name", ""))
 
 
 def _shown(options: Options) -> Tuple[str, ...]:

@@ -12,31 +12,30 @@ import base64
 import binascii
 import dataclasses
 import ipaddress
-from typing import Any, ClassVar, Dict, Hashable, Iterable, NamedTuple, Optional, Tuple, Union
+from typing import Any, ClassVar, Dict, Hashable, Iterable, Iterator, List, Mapping, NamedTuple, Tuple
 
 from .datapath import Options, TupleItem
 from .errors import SpecError
 from .item import BaseItem, Key
 from .secret import NO_SECRET, Secret
 
-DEVICE, DEVICE6 = "flannel-wg", "flannel-wg-v6"
+WIREGUARD_DEVICE, WIREGUARD_DEVICE6 = "flannel-wg", "flannel-wg-v6"
 # One device for each family; or one for both, whose peers are reached at the address that suits, or at a family's.
 SEPARATE, AUTO, IPV4, IPV6 = "separate", "auto", "ipv4", "ipv6"
 MODES = (SEPARATE, AUTO, IPV4, IPV6)
-DEFAULT_PORT, DEFAULT_PORT6 = 51820, 51821
+WIREGUARD_PORT, WIREGUARD_PORT6 = 51820, 51821
 # The longest header of the outer packet, IPv6's 40 bytes, then UDP's 8, and 32 of WireGuard's own.
-OVERHEAD = 80
+WIREGUARD_OVERHEAD = 80
 KEY_FILE = "/etc/fairlead/wireguard/key"
 # uapi/linux/wireguard.h WG_KEY_LEN
 KEY_LENGTH = 32
-# linux/rtnetlink.h RT_SCOPE_LINK, RT_SCOPE_UNIVERSE: flannel asks for the first, which IPv6 has not.
-SCOPE_LINK, SCOPE_UNIVERSE = 253, 0
-# What `ip -6 route` calls a metric of 1024: what the kernel gives to routes without one.
-IPV6_METRIC = 1024
+# What to tell where the kernel lacks it.
+NO_WIREGUARD = (
+    "backend.type: this node's kernel has no wireguard (CONFIG_WIREGUARD, module wireguard); install a kernel that has "
+    "it (5.6 or newer, or the module built for an older one), or use vxlan or host-gw, which do not encrypt"
+)
 _PRIVATE_IPV4 = tuple(map(ipaddress.IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")))
 _PRIVATE_IPV6 = ipaddress.IPv6Network("fc00::/7")
-
-Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,20 +152,50 @@ def clamped(key: bytes) -> bytes:
     return bytes([key[0] & 248, *key[1:31], (key[31] & 127) | 64])
 
 
-def preferred_family(own: Tuple[Optional[Address], Optional[Address]], peer: Tuple[str, str], mode: str) -> int:
-    """4 or 6: which of a peer's addresses (IPv4, IPv6, "" for none) a single device sends to.
+class Half(NamedTuple):
+    """What a peer has of one IP version; ``port`` is 0 for the usual one."""
+
+    device: str
+    public_key: str
+    version: int
+    address: str
+    port: int
+    subnet: str
+
+
+def wireguard_peers(
+    halves: Iterable[Half],
+    own: Mapping[int, str],
+    mode: str,
+    ports: Mapping[str, int],
+    keepalive: int,
+    preshared_key: Secret,
+) -> Iterator[WireguardPeer]:
+    """Halves on one device with one key are one peer. ``own`` are this node's addresses by IP version, ``ports`` those
+    of devices of ours, which peers that do not tell are taken to have too."""
+    grouped: Dict[Tuple[str, str], List[Half]] = {}
+    for half in halves:
+        grouped.setdefault((half.device, half.public_key), []).append(half)
+    for (device, key), found in grouped.items():
+        by_version = {half.version: half for half in found}
+        peer = {version: half.address for version, half in by_version.items()}
+        half = by_version[preferred_version(own, peer, mode)] if len(by_version) > 1 else found[0]
+        endpoint = endpoint_of(half.address, half.port or ports[device])
+        allowed = canonical(each.subnet for each in found)
+        yield WireguardPeer(device, key, endpoint, allowed, keepalive, preshared_key)
+
+
+def preferred_version(own: Mapping[int, str], peer: Mapping[int, str], mode: str) -> int:
+    """4 or 6: which of a peer's two addresses, by IP version, a single device sends to.
 
     ``own`` are this node's. Mode "auto" decides as flannel does: IPv4 when the peer's address of that family is a
     public one and this node has any; IPv6 when both have a public one; IPv4 otherwise.
     """
-    address, address6 = peer
-    if not address or not address6:
-        return 4 if address else 6
     if mode in (IPV4, IPV6):
         return 4 if mode == IPV4 else 6
-    if own[0] is not None and not _is_private(address):
+    if 4 in own and not _is_private(peer[4]):
         return 4
-    return 6 if own[1] is not None and not _is_private(str(own[1])) and not _is_private(address6) else 4
+    return 6 if 6 in own and not _is_private(own[6]) and not _is_private(peer[6]) else 4
 
 
 def _is_private(address: str) -> bool:

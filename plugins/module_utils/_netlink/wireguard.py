@@ -16,6 +16,7 @@ from .._model.errors import PrerequisiteError
 from .._model.secret import NO_SECRET, Secret
 from .._model.wireguard import (
     KEY_LENGTH,
+    NO_WIREGUARD,
     WireguardDevice,
     WireguardPeer,
     canonical,
@@ -209,7 +210,7 @@ def public_key_of(private: Secret) -> str:
     if isinstance(found, str):
         return found
     if isinstance(found, RefusedError):
-        raise PrerequisiteError(missing_in_kernel()) from found
+        raise PrerequisiteError(NO_WIREGUARD) from found
     raise PrerequisiteError(f"no public key without a network namespace of its own: {found}") from found
 
 
@@ -225,10 +226,3 @@ def _ask(private: Secret, answer: List[Union[str, Exception]]) -> None:
             answer.append(wireguard.read(_PROBE).public_key)
     except Exception as error:
         answer.append(error)
-
-
-def missing_in_kernel() -> str:
-    return (
-        "backend.type: this node's kernel has no wireguard (CONFIG_WIREGUARD, module wireguard); install a kernel that "
-        "has it (5.6 or newer, or the module built for an older one), or use vxlan or host-gw, which do not encrypt"
-    )

@@ -10,14 +10,13 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 
 from .._model.errors import PrerequisiteError, ReadError
 from .._model.item import Item, Key, State
-from .._model.wireguard import WireguardDevice, WireguardPeer
+from .._model.wireguard import NO_WIREGUARD, WireguardDevice, WireguardPeer
 from .._plan.operation import ADD, DELETE, Operation
 from . import links
 from .bulk import absent, apply_many, refusal
 from .rtnetlink import RefusedError, Rtnetlink
-from .wireguard import FWMARK, KIND, QUEUE_LENGTH, Found, Wireguard, add_link, missing_in_kernel
+from .wireguard import FWMARK, KIND, QUEUE_LENGTH, Found, Wireguard, add_link
 
-KINDS = (WireguardDevice.kind, WireguardPeer.kind)
 # drivers/net/wireguard/messages.h REJECT_AFTER_TIME: for so long after a handshake packets are taken and sent.
 _SESSION_SECONDS = 180
 
@@ -28,6 +27,8 @@ class WireguardAdapter:
     ``declared`` has the endpoints that peers were given earlier, by their keys. Where a peer is reached by
     another one since its packets come from there, that is no difference as long as it is in touch.
     """
+
+    KINDS = (WireguardDevice.kind, WireguardPeer.kind)
 
     def __init__(self, devices: Iterable[str], declared: Optional[Mapping[Key, str]] = None) -> None:
         self._devices = [device for device in dict.fromkeys(devices) if device]
@@ -87,7 +88,7 @@ def _opened() -> Wireguard:
     try:
         return Wireguard()
     except RefusedError as error:
-        raise PrerequisiteError(missing_in_kernel()) from error
+        raise PrerequisiteError(NO_WIREGUARD) from error
 
 
 def _decode(name: str, link: Any, found: Found) -> WireguardDevice:
