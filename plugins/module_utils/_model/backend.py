@@ -137,6 +137,6 @@ def overhead(kind: str, version: IpVersion) -> int:
 
 def refuse_foreign_options(section: Section, kind: str) -> None:
     """Options of other backends. One that is switched off is as good as not there."""
-    for key in sorted({key for options in _OPTIONS.values() for key in options}):
+    for key in dict.fromkeys(key for options in _OPTIONS.values() for key in options):
         if key not in _OPTIONS[kind] and section.get(key, None) not in (None, False):
             raise SpecError(section.at(key), f"is no option of backend {kind}; leave it out")
