@@ -47,9 +47,9 @@ class Ensured:
 
     Left out, with a warning each, are leases of no declared node that no datapath can be made from, or just their IPv6
     half: one broken or stale lease of somebody else shall not stop all nodes. ``name`` is None for a lease of no
-    declared node; ``ttl`` is in seconds, 0 for a permanent lease and None where it was not asked for, which is the case for all but
-    this node's. ``orphaned`` (``[{key, address, ttl}]``) are all leases of no declared node, and ``conflicts``
-    (``[{keys, problem, advice}]``) what is wrong with leases that nobody here may change.
+    declared node; ``ttl`` is in seconds, 0 for a permanent lease and None where it was not asked for, which is the case
+    for all but this node's. ``orphaned`` (``[{key, address, ttl}]``) are all leases of no declared node, and
+    ``conflicts`` (``[{keys, problem, advice}]``) what is wrong with leases that nobody here may change.
     """
 
     outcome: Outcome

@@ -29,7 +29,7 @@ _USUAL_SUBNET = {IPV4: 24, IPV6: 64}
 _SUBNET_EXTRA = 2
 # RFC 791: what every IPv4 host must accept. RFC 8200: without so much inside of VXLAN the kernel turns IPv6 off there.
 _SMALLEST_MTU, _SMALLEST_MTU6 = 576, 1280 + 70
-# Where no pods can be: what the IETF has reserved (loopback and IPv4 addresses in it), link-local, multicast (RFC 4291).
+# Where no pods can be: what the IETF has reserved (with loopback in it), link-local, multicast (RFC 4291).
 _NO_POD_NETWORKS = tuple(map(ipaddress.IPv6Network, ("::/8", "fe80::/10", "ff00::/8")))
 # The renewal timer runs hourly with up to ten minutes of delay: half of the time to live must be longer than that.
 SHORTEST_TTL = 14400
@@ -306,7 +306,9 @@ def _parse_pool(section: Section, version: IpVersion) -> Pool:
     network_key, len_key, min_key, max_key = pool_keys(version)
     network = _network(section, network_key, version)
     if network.prefixlen > version.network_limit:
-        raise SpecError(section.at(network_key), f"must be /{version.network_limit} or shorter, not {network}")
+        raise SpecError(
+            section.at(network_key), f"must be /{version.network_limit} or shorter, not /{network.prefixlen}"
+        )
     if version is IPV6 and any(network.overlaps(reserved) for reserved in _NO_POD_NETWORKS):
         raise SpecError(section.at(network_key), f"must be a network that pods can be in, not {network}")
     shortest = network.prefixlen + _SUBNET_EXTRA
@@ -384,7 +386,7 @@ def parse_nodes(section: Section, config: Optional[FlannelConfig] = None) -> Tup
     """``nodes: [{name, address, mac?, subnet?, address6?, mac6?, subnet6?}]`` and ``cluster_name``; with ``config``
     checked against that too."""
     cluster = section.text("cluster_name")
-    pools = config.pools if config is not None else ()
+    pools = {pool.version: pool for pool in config.pools} if config is not None else {}
     nodes = tuple(_parse_node(entry, cluster, pools) for entry in section.sections("nodes"))
     # No two devices of a cluster have the same MAC address, whichever IP version they are for.
     for what in (("name",), ("address",), ("address6",), ("mac", "mac6"), ("subnet",), ("subnet6",)):
@@ -393,15 +395,17 @@ def parse_nodes(section: Section, config: Optional[FlannelConfig] = None) -> Tup
     return nodes
 
 
-def _parse_node(section: Section, cluster: str, pools: Iterable[Pool]) -> Node:
+def _parse_node(section: Section, cluster: str, pools: Mapping[IpVersion, Pool]) -> Node:
+    """Without ``pools`` a node has what is said of it; with them, what they are for: a variable of the host may outlive
+    the cluster's IPv6."""
     name = section.node_name("name")
-    pool_of = {pool.version: pool for pool in pools}
     fields: Dict[str, Any] = {}
     for version in VERSIONS:
-        if version is IPV4 or version in pool_of or _has_half(section, version):
+        if version is IPV4 or version in pools or _has_half(section, version):
             half = _parse_half(section, version, vtep_mac(cluster, name, version), name)
-            _check_half(half, section, pool_of.get(version))
-            fields.update({f"{field}{version.suffix}": getattr(half, field) for field in NodeHalf._fields[1:]})
+            _check_half(half, section, pools.get(version))
+            if version in pools or not pools:
+                fields.update({f"{field}{version.suffix}": getattr(half, field) for field in NodeHalf._fields[1:]})
     section.finish()
     return Node(name, **fields)
 

@@ -28,6 +28,7 @@ from .lease import (
     default_subnet_len,
     lease_of,
 )
+from .parse import Network
 
 _SUBNET = re.compile(r"(\d+\.\d+\.\d+\.\d+)-(\d+)(?:&([0-9a-f:]+)-(\d+))?")
 # What the network and the length, the first and the last of its subnets are called, and what switches them on.
@@ -44,7 +45,7 @@ _LEASE_KEYS = {IPV4: ("PublicIP", "BackendData"), IPV6: ("PublicIPv6", "BackendV
 _DATA_KEYS = {"vni": "VNI", "vtepmac": "VtepMAC"}
 # What Go's net.ParseMAC takes besides the form with colons.
 _OTHER_MAC = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2}){5}|[0-9a-f]{4}(\.[0-9a-f]{4}){2}")
-_NETWORKS = {IPV4: ipaddress.IPv4Network, IPV6: ipaddress.IPv6Network}
+_NETWORKS: Dict[IpVersion, Any] = {IPV4: ipaddress.IPv4Network, IPV6: ipaddress.IPv6Network}
 
 
 def config_key(prefix: str) -> str:
@@ -111,7 +112,7 @@ def _is_on(fields: Mapping[str, Any], version: IpVersion, default: bool) -> bool
 def _pool_of(fields: Mapping[str, Any], version: IpVersion) -> Pool:
     network_key, len_key, min_key, max_key = _POOL_KEYS[version]
     # Flannel does not mind host bits.
-    network = _NETWORKS[version](fields[network_key], strict=False)
+    network: Network = _NETWORKS[version](fields[network_key], strict=False)
     length = int(fields.get(len_key) or default_subnet_len(network))
     first, last = default_range(network, length)
     address = type(network.network_address)

@@ -56,7 +56,7 @@ def plan(have: State, spec: LeaseSpec) -> List[Operation]:
     subnets: List[_Subnets] = []
     for pool in spec.config.pools:
         # An IPv6 subnet is kept along with the lease that the IPv4 subnet comes from.
-        kept.append(_kept(claims, spec.nodes, pool, kept[0] if kept else {}))
+        kept.append(_kept(claims, foreign, spec, pool, kept[0] if kept else {}))
         subnets.append(_allocate(leases, foreign, kept[-1], spec, pool))
     want = [_wanted(node, [given[node.name] for given in subnets], kept[0].get(node.name), spec) for node in spec.nodes]
     operations = difference({**state_of(_present_config(have)), **ours}, state_of([config, *want]), _RANKS)
@@ -159,19 +159,23 @@ def _as_configured(spec: LeaseSpec, config: FlannelConfig) -> LeaseSpec:
     return dataclasses.replace(spec, config=alone)
 
 
-def _kept(claims: Mapping[str, Sequence[Lease]], nodes: Iterable[Node], pool: Pool, kept: _Kept) -> Dict[str, Lease]:
+def _kept(
+    claims: Mapping[str, Sequence[Lease]], foreign: Iterable[Lease], spec: LeaseSpec, pool: Pool, kept: _Kept
+) -> Dict[str, Lease]:
     """Of each node the first lease whose subnet it can keep; before all others the one it keeps already."""
     found: Dict[str, Lease] = {}
     taken: Set[str] = set()
-    for node in nodes:
-        half = _half_of(node, pool)
+    others = {half.subnet for lease in foreign for half in lease.halves if half.version is pool.version}
+    for node in spec.nodes:
+        pinned = _half_of(node, pool).subnet
         for lease in sorted(claims[node.name], key=lambda lease: lease is not kept.get(node.name)):
-            there = lease.half(pool.version)
-            if there is None or there.subnet in taken or half.subnet not in (None, there.subnet):
-                continue
-            if pool.holds(there.subnet):
+            subnet = _subnet_of(lease, pool)
+            stays = len(lease.halves) == len(spec.config.pools) and kept.get(node.name) in (None, lease)
+            # Under another key it could come into the place of somebody else's lease.
+            is_free = subnet not in taken and (stays or subnet not in others)
+            if subnet is not None and is_free and pinned in (None, subnet) and pool.holds(subnet):
                 found[node.name] = lease
-                taken.add(there.subnet)
+                taken.add(subnet)
                 break
     return found
 
@@ -182,15 +186,14 @@ def _half_of(node: Node, pool: Pool) -> NodeHalf:
     return half
 
 
-def _subnet_of(lease: Lease, pool: Pool) -> str:
+def _subnet_of(lease: Lease, pool: Pool) -> Optional[str]:
     half = lease.half(pool.version)
-    assert half is not None
-    return half.subnet
+    return half.subnet if half is not None else None
 
 
 def _allocate(leases: Sequence[Lease], foreign: Sequence[Lease], kept: _Kept, spec: LeaseSpec, pool: Pool) -> _Subnets:
     """A subnet for every node by name: its own, the one it must have, or in declared order the first free one."""
-    subnets = {name: _subnet_of(lease, pool) for name, lease in kept.items()}
+    subnets = {name: subnet for name, lease in kept.items() if (subnet := _subnet_of(lease, pool))}
     staying = {subnet: name for name, subnet in subnets.items()}
     for index, node in enumerate(spec.nodes):
         pinned = _half_of(node, pool).subnet

@@ -19,8 +19,8 @@ from .operation import DELETE, Operation
 
 
 def in_groups(operations: Sequence[Operation]) -> List[List[Operation]]:
-    """The same operations, in order of the first of each group. Those whose subnets overlap are in one group, in which
-    deletions come first."""
+    """The same operations, in order of the first of each group. Those whose subnets overlap are in one group, and those
+    that are about one node; deletions come first in it."""
     if len({operation.action == DELETE for operation in operations}) < 2:
         return [[operation] for operation in operations]
     heads = list(range(len(operations)))
@@ -32,6 +32,10 @@ def in_groups(operations: Sequence[Operation]) -> List[List[Operation]]:
             else:
                 _unite(heads, head, index)
             end = max(end, last)
+    firsts: Dict[str, int] = {}
+    for index, operation in enumerate(operations):
+        for mark in _marks(operation):
+            _unite(heads, firsts.setdefault(mark, index), index)
     groups: Dict[int, List[Operation]] = {}
     for index, operation in enumerate(operations):
         groups.setdefault(_head(heads, index), []).append(operation)
@@ -52,6 +56,12 @@ def in_batches(operations: Sequence[Operation], size: int) -> Iterator[List[Oper
             batch = [*batch, *group[start : start + size]]
     if batch:
         yield batch
+
+
+def _marks(operation: Operation) -> List[str]:
+    """By what leases of one node are known."""
+    halves = operation.item.halves if isinstance(operation.item, Lease) else ()
+    return [mark for half in halves for mark in (half.mac, half.address) if mark]
 
 
 def _spans(operations: Sequence[Operation]) -> Iterator[List[Tuple[int, int, int]]]:

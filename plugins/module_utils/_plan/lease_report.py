@@ -50,7 +50,8 @@ def conflicts(have: State, nodes: Iterable[Node]) -> List[Conflict]:
     halves = [(half, lease) for lease in leases for half in lease.halves]
     for version in VERSIONS:
         here = [(half, lease) for half, lease in halves if half.version is version]
-        found += _same([(half.address, lease) for half, lease in here], _ADDRESSES[version])
+        # A node may tell of its IPv6 address without having an IPv6 subnet.
+        found += _same([(getattr(lease, f"address{version.suffix}"), lease) for lease in leases], _ADDRESSES[version])
         found += _same([(half.mac, lease) for half, lease in here], f"{_MACS[version]}MAC address")
         found += _overlaps((ipaddress.ip_network(half.subnet), lease) for half, lease in here)
     return found
