@@ -274,7 +274,7 @@ def parse_config(section: Section) -> FlannelConfig:
     """Shape: ``{network, subnet_len?, subnet_min?, subnet_max?, backend: {type, ...}}``, the same for IPv6 with
     ``network6``, ``subnet6_len`` and so on."""
     _refuse_half_declared(section)
-    versions = [version for version in VERSIONS if version is IPV4 or _is_given(section, "network6")]
+    versions = [version for version in VERSIONS if version is IPV4 or section.get("network6", None) is not None]
     pools = [_parse_pool(section, version) for version in versions]
     backend = _parse_backend(section.section("backend"), len(pools) > 1)
     section.finish()
@@ -287,7 +287,7 @@ def parse_config(section: Section) -> FlannelConfig:
 
 def _refuse_half_declared(section: Section) -> None:
     # Marks the keys as known, too.
-    given = [key for key in pool_keys(IPV6) if _is_given(section, key)]
+    given = [key for key in pool_keys(IPV6) if section.get(key, None) is not None]
     if "network6" in given and section.get("network", None) is None:
         raise SpecError(
             section.at("network"),
@@ -352,7 +352,7 @@ def _address(section: Section, key: str, version: IpVersion) -> Address:
 
 
 def _range_end(section: Section, key: str, network: Network, length: int, default: str) -> str:
-    if not _is_given(section, key):
+    if section.get(key, None) is None:
         return default
     address = _address(section, key, VERSIONS[network.version == 6])
     if address not in network:

@@ -110,7 +110,8 @@ def test_any_range_is_read_back_as_it_was_declared(prefix: int, number: int, dat
     [
         (config(network=None), "config.network", "give the peers to overlay_network directly"),
         (config(network6=None, subnet6_len=64), "config.subnet6_len", "of no use without network6"),
-        (config(network6="", subnet6_min="fd00:10:244:5::"), "config.subnet6_min", "of no use without network6"),
+        (config(network6=None, subnet6_min="fd00:10:244:5::"), "config.subnet6_min", "of no use without network6"),
+        (config(network6=""), "config.network6", "must be a network"),
         (config(network6="fd00::/125"), "config.network6", "must be /124 or shorter, not /125"),
         (config(network6="10.245.0.0/16"), "config.network6", "must be an IPv6 network"),
         (config(network="fd01::/48"), "config.network", "must be an IPv4 network"),
