@@ -169,6 +169,10 @@ class LeaseAdapter:
             yield operation
 
     def _write(self, operations: Sequence[Operation]) -> Iterator[Operation]:
+        # Others may have done these while earlier ones were under way.
+        operations = [operation for operation in operations if not self._is_done(operation)]
+        if not operations:
+            return
         given: Dict[str, int] = {}
         moved = self._moved(operations)
         try:

@@ -178,6 +178,25 @@ def test_race_of_two_nodes_to_dual_stack_is_shared_work(etcd: FakeEtcd) -> None:
     assert len({etcd.entries[key6(number)].lease for number in range(1, 6)}) == 5
 
 
+def test_race_in_the_middle_of_many_transactions_writes_nothing_twice(etcd: FakeEtcd) -> None:
+    """What another node has moved meanwhile is left on the etcd lease that it is on."""
+    names = [f"n{number}" for number in range(1, 251)]
+    for name in ("n1", "n2", "n200"):
+        overlay_lease.ensure(document(name, names), check=False)
+    held = {number: etcd.entries[key(number)].lease for number in (1, 2, 200)}
+    etcd.told.clear()
+
+    def second_transaction() -> None:
+        etcd.before["kv/txn"] = lambda: overlay_lease.ensure(dual("n2", names), check=False) and None
+
+    etcd.before["kv/txn"] = second_transaction
+    overlay_lease.ensure(dual("n1", names), check=False)
+    assert subnet_keys(etcd) == sorted(key6(number) for number in range(1, 251))
+    assert {number: etcd.entries[key6(number)].lease for number in held} == held
+    written = [name for told in etcd.told for what, name in told if what == "request_put"]
+    assert len(written) == len(set(written)) == 251
+
+
 def test_foreign_lease_that_takes_the_ipv6_subnet_in_between_is_planned_around(etcd: FakeEtcd) -> None:
     data = {"VNI": 1, "VtepMAC": "66:3b:ef:92:63:94"}
     taken = json.dumps({**json.loads(FOREIGN), "PublicIPv6": "2001:db8::99", "BackendV6Data": data})
