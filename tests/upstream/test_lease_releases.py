@@ -13,7 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel import etcd_server, test_overlay_lease, test_overlay_lease_many, test_overlay_lease_users
+from tests.kernel import (
+    etcd_server,
+    test_overlay_lease,
+    test_overlay_lease_dual,
+    test_overlay_lease_many,
+    test_overlay_lease_users,
+)
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespaces
 from tests.kernel.test_overlay_lease import Store
@@ -53,7 +59,12 @@ def test_it_is_that_release(release: str, store: Store) -> None:
 globals().update(
     {
         name: value
-        for module in (test_overlay_lease, test_overlay_lease_many, test_overlay_lease_users)
+        for module in (
+            test_overlay_lease,
+            test_overlay_lease_dual,
+            test_overlay_lease_many,
+            test_overlay_lease_users,
+        )
         for name, value in vars(module).items()
         if (name.startswith("test_") or name in ("runtime", "guarded")) and name not in globals()
     }
