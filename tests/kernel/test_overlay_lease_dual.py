@@ -49,7 +49,7 @@ def leases(store: Store) -> dict[str, str]:
     return store.etcd.contents(f"{PREFIX}/subnets/")
 
 
-def test_keys_and_values_are_flannels_and_hang_on_leases_of_a_day(store: Store) -> None:
+def test_dual_stack_keys_and_values_are_flannels_and_hang_on_leases_of_a_day(store: Store) -> None:
     result = run(store, "w1")
     assert store.etcd.contents() == {
         f"{PREFIX}/config": (
@@ -143,7 +143,7 @@ def test_host_gw_and_permanent_leases(store: Store) -> None:
     assert list(leases(store)) == [subnet_key(third) for third in (1, 2, 3)] and store.etcd.leases() == set()
 
 
-def test_absent_takes_the_lease_of_one_node(store: Store) -> None:
+def test_dual_stack_absent_takes_the_lease_of_one_node(store: Store) -> None:
     run(store, "w1")
     count = len(store.etcd.leases())
     assert run(store, "w1", state="absent")["changed"]
