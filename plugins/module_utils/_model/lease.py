@@ -9,6 +9,7 @@ objects are written down in etcd is the business of ``lease_codec``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import ipaddress
 import json
@@ -78,12 +79,17 @@ class Pool(NamedTuple):
         network = ipaddress.ip_network(subnet)
         if network.version != self.version.number or network.prefixlen != self.subnet_len:
             return False
-        return int(ipaddress.ip_address(self.subnet_min)) <= int(network.network_address) <= self.last
+        return self.first <= int(network.network_address) <= self.last
+
+    @property
+    def first(self) -> int:
+        """The first subnet's first address as a number."""
+        return _number(self.subnet_min)
 
     @property
     def last(self) -> int:
         """The last subnet's first address as a number."""
-        return int(ipaddress.ip_address(self.subnet_max))
+        return _number(self.subnet_max)
 
     @property
     def fields(self) -> Dict[str, Any]:
@@ -92,6 +98,17 @@ class Pool(NamedTuple):
 
     def __str__(self) -> str:
         return f"a /{self.subnet_len} from {self.subnet_min} to {self.subnet_max}"
+
+
+# Thousands of subnets are compared with the few ends of pools.
+@functools.lru_cache(maxsize=64)
+def _number(address: str) -> int:
+    return int(ipaddress.ip_address(address))
+
+
+@functools.lru_cache(maxsize=64)
+def _pod_network(text: str) -> Network:
+    return ipaddress.ip_network(text)
 
 
 def pool_keys(version: IpVersion) -> Tuple[str, str, str, str]:
@@ -321,7 +338,7 @@ def _parse_pool(section: Section, version: IpVersion) -> Pool:
         _range_end(section, min_key, network, length, first),
         _range_end(section, max_key, network, length, last),
     )
-    if int(ipaddress.ip_address(pool.subnet_min)) > pool.last:
+    if pool.first > pool.last:
         raise SpecError(section.at(max_key), f"{pool.subnet_max} is below {min_key} {pool.subnet_min}")
     return pool
 
@@ -440,7 +457,7 @@ def _check_half(half: NodeHalf, section: Section, pool: Optional[Pool]) -> None:
         raise SpecError(section.at(mac_key), f"{half.mac} is a multicast address; a device needs a unicast one")
     if pool is None:
         return
-    if address in ipaddress.ip_network(pool.network):
+    if address in _pod_network(pool.network):
         raise SpecError(section.at(address_key), f"{address} is inside the pod network {pool.network}")
     if half.subnet is not None and not pool.holds(half.subnet):
         raise SpecError(section.at(subnet_key), f"{half.subnet} is not {pool}")

@@ -239,7 +239,7 @@ def free_subnets(pool: Pool, used: Iterable[str]) -> Iterator[str]:
     shift = pool.version.bits - pool.subnet_len
     networks = [ipaddress.ip_network(subnet) for subnet in used]
     spans = sorted((int(net.network_address) >> shift, int(net.broadcast_address) >> shift) for net in networks)
-    index, last = int(ipaddress.ip_address(pool.subnet_min)) >> shift, pool.last >> shift
+    index, last = pool.first >> shift, pool.last >> shift
     for low, high in [*spans, (last + 1, last + 1)]:
         while index < min(low, last + 1):
             yield f"{pool.version.text(index << shift)}/{pool.subnet_len}"
