@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.conftest import RunModule
-from tests.kernel.namespaces import Namespace, Namespaces
+from tests.kernel.namespaces import Namespaces
 
 FORWARDING, DEFAULT_FORWARDING = "net.ipv6.conf.all.forwarding", "net.ipv6.conf.default.forwarding"
 SYSCTLS = {FORWARDING: 1, DEFAULT_FORWARDING: 1}
