@@ -256,8 +256,8 @@ def verified(cluster: Cluster) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def pods(cluster: Cluster, *nodes: str) -> Iterator[dict[str, list[str]]]:
-    """A pod on each node, attached as a container runtime would: a namespace, and ADD through the CNI plugins. Gives the
-    IPv4 and the IPv6 address of each."""
+    """A pod on each node, attached as a container runtime would: a namespace, and ADD through the CNI plugins. Gives
+    the IPv4 and the IPv6 address of each."""
     try:
         for node in nodes:
             attach(cluster, node, "present")

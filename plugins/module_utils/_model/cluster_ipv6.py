@@ -94,8 +94,8 @@ def _too_small_or_large(settings: Settings, backend: str) -> Found:
     for setting in settings.of("flannel_vxlan_vni"):
         number = whole_number(setting.value)
         if backend == VXLAN and number is not None and number > VNI_LIMIT6:
-            text = f"must be 1 to {VNI_LIMIT6} with {POD_CIDR6}, not {number}: the name of device flannel-v6.<vni> is full"
-            yield ERROR, setting.problem(text)
+            text = f"must be 1 to {VNI_LIMIT6} with {POD_CIDR6}, not {number}"
+            yield ERROR, setting.problem(f"{text}: the name of device flannel-v6.<vni> ends there")
     headers = overhead(backend, IPV6) if backend in BACKENDS else 0
     smallest = IPV6.smallest_mtu + headers
     for setting in settings.of("flannel_mtu"):
