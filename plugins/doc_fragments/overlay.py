@@ -80,7 +80,7 @@ options:
         choices: [separate, auto, ipv4, ipv6]
       key_file:
         description:
-          - File with this node's private key. Default is F(/etc/fairlead/wireguard/key). Only for V(wireguard).
+          - File with this node's private key. Default is F(/etc/fairlead/wireguard.key). Only for V(wireguard).
         type: path
 """
     MEMBERS = r"""

@@ -26,9 +26,9 @@ options:
     default: present
   path:
     description:
-      - Absolute path of the file, which is made with mode 0400. A missing directory is made with mode 0700.
+      - Absolute path of the file, which is made with mode 0400.
     type: path
-    default: /etc/fairlead/wireguard/key
+    default: /etc/fairlead/wireguard.key
 seealso:
   - module: fairlead.cluster.overlay_network
 """
@@ -81,7 +81,7 @@ from ..module_utils._desired.wireguard_key import converge
 
 SPEC = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "path": {"type": "path", "default": "/etc/fairlead/wireguard/key"},
+    "path": {"type": "path", "default": "/etc/fairlead/wireguard.key"},
 }
 
 

@@ -67,6 +67,11 @@ def peers_of(node: Namespace, device: str = "flannel-wg") -> dict[str, dict[str,
     return found
 
 
+def devices_of(node: Namespace) -> list[str]:
+    # A link of another kind is an empty entry.
+    return sorted(link["ifname"] for link in node.json("ip -j link show type wireguard") if link)
+
+
 def device_of(node: Namespace, device: str = "flannel-wg") -> dict[str, str]:
     private, public, port, mark = node.out(f"wg show {device} dump").splitlines()[0].split("\t")
     return {"private": private, "public": public, "port": port, "mark": mark}
@@ -74,8 +79,7 @@ def device_of(node: Namespace, device: str = "flannel-wg") -> dict[str, str]:
 
 def snapshot(node: Namespace) -> dict[str, Any]:
     """Everything that a run could change in the kernel, keys too."""
-    found = {link["ifname"] for link in node.json("ip -j link show type wireguard")}
-    devices = {name: (device_of(node, name), peers_of(node, name)) for name in sorted(found)}
+    devices = {name: (device_of(node, name), peers_of(node, name)) for name in devices_of(node)}
     return {**plain_snapshot(node), "wireguard": devices}
 
 

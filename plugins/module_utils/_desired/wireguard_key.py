@@ -19,13 +19,11 @@ from .._model.wireguard import KEY_LENGTH, clamped, shown
 from .._model.wireguard_key import MODE, WireguardKey
 from .._netlink.wireguard import public_key_of
 from .._plan.operation import ADD, DELETE, REPLACE, Operation
-from .._system.files import make_directories, read_file, remove_file, write_file
+from .._system.files import read_file, remove_file, write_file
 from .._system.lock import exclusive
 from .._system.wireguard_key import read_key
 
 KIND = "wireguard_key"
-# The directory is for keys alone.
-_DIRECTORY_MODE = 0o700
 
 
 def converge(path: str, present: bool, check: bool) -> Tuple[Outcome, Optional[str]]:
@@ -34,7 +32,7 @@ def converge(path: str, present: bool, check: bool) -> Tuple[Outcome, Optional[s
     no key."""
     if not path.startswith("/"):
         raise SpecError("path", f"must be absolute, not {path!r}")
-    adapter = KeyAdapter(path)
+    adapter = KeyAdapter(path, present)
     if check:
         outcome = engine_converge(adapter, lambda have: plan(have, path, present), True)
     else:
@@ -62,17 +60,18 @@ def plan(have: State, path: str, present: bool) -> List[Operation]:
 
 
 class KeyAdapter:
-    """Speaks for one file."""
+    """Speaks for one file. Without ``with_public`` nobody asks for the public key, which takes WireGuard."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, with_public: bool) -> None:
         self.path = path
+        self.with_public = with_public
 
     def read(self) -> State:
         file, secret = read_file(self.path), read_key(self.path)
         if file is None or secret is None:
             return {}
-        key = WireguardKey(self.path, public_key_of(secret), file.mode, file.owner, secret)
-        return state_of([key])
+        public = public_key_of(secret) if self.with_public else None
+        return state_of([WireguardKey(self.path, public, file.mode, file.owner, secret)])
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
         for operation in operations:
@@ -91,5 +90,4 @@ class KeyAdapter:
         secret = key.private_key or Secret(clamped(os.urandom(KEY_LENGTH)))
         # Asked before anything is written: without WireGuard in the kernel there is no use for a key.
         public_key_of(secret)
-        make_directories(os.path.dirname(key.path), _DIRECTORY_MODE)
         write_file(File(key.path, shown(secret.value) + "\n", key.mode, key.owner))

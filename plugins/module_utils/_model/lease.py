@@ -15,11 +15,13 @@ import ipaddress
 import json
 from typing import Any, ClassVar, Dict, Hashable, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
-from .backend import BACKENDS, IPIP, VNI_LIMIT, VNI_LIMIT6, VXLAN, refuse_foreign_options
+from .backend import BACKENDS, IPIP, VNI_LIMIT, VNI_LIMIT6, VXLAN, WIREGUARD, refuse_foreign_options
 from .errors import SpecError
 from .ip_version import IPV4, IPV6, VERSIONS, IpVersion
 from .item import BaseItem
 from .parse import Address, Network, Section, unique
+from .secret import Secret
+from .wireguard import MODES, WIREGUARD_PORT, WIREGUARD_PORT6, parse_key, parse_public_key
 
 # Life of a lease: a key without etcd lease; one with an etcd lease; the same with less than half of its time left.
 PERMANENT, LEASED, ENDING = "permanent", "leased", "ending"
@@ -45,6 +47,11 @@ BACKEND_KEYS = {
     "gbp": "GBP",
     "learning": "Learning",
     "direct_routing": "DirectRouting",
+    "psk": "PSK",
+    "listen_port": "ListenPort",
+    "listen_port6": "ListenPortV6",
+    "keepalive": "PersistentKeepaliveInterval",
+    "mode": "Mode",
 }
 
 
@@ -156,7 +163,18 @@ class FlannelConfig(BaseItem):
         pools = " and ".join(
             f"{pool.network} subnets /{pool.subnet_len} {pool.subnet_min} to {pool.subnet_max}" for pool in self.pools
         )
-        return f"flannel_config {pools} backend {self.backend}"
+        return f"flannel_config {pools} backend {without_psk(self.backend)}"
+
+    def to_dict(self) -> Dict[str, Any]:
+        return {**super().to_dict(), "backend": without_psk(self.backend)}
+
+
+def without_psk(backend: str) -> str:
+    """A backend as compact JSON in which a fingerprint stands for WireGuard's preshared key."""
+    fields = json.loads(backend)
+    if not isinstance(fields, dict) or not fields.get("PSK"):
+        return backend
+    return compact({**fields, "PSK": str(Secret(str(fields["PSK"]).encode()))})
 
 
 class Half(NamedTuple):
@@ -170,8 +188,27 @@ class Half(NamedTuple):
     @property
     def mac(self) -> str:
         """The VTEP's MAC address; empty where the backend has none."""
+        return str(self._fields_of_data().get("VtepMAC", "")).lower()
+
+    @property
+    def public_key(self) -> str:
+        """WireGuard's; empty where the backend has none."""
+        return str(self._fields_of_data().get("PublicKey", ""))
+
+    @property
+    def listen_port(self) -> int:
+        """WireGuard's; 0 where the lease does not tell."""
+        port = self._fields_of_data().get("Port")
+        return port if isinstance(port, int) and not isinstance(port, bool) else 0
+
+    @property
+    def marks(self) -> Tuple[str, ...]:
+        """By what a node is known that has moved to another address."""
+        return tuple(mark for mark in (self.mac, self.public_key) if mark)
+
+    def _fields_of_data(self) -> Dict[str, Any]:
         data = json.loads(self.data) if self.data else None
-        return str(data.get("VtepMAC", "")).lower() if isinstance(data, dict) else ""
+        return data if isinstance(data, dict) else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,11 +261,17 @@ class NodeHalf(NamedTuple):
     address: str
     mac: str
     subnet: Optional[str]
+    public_key: str = ""
+
+
+# Declared for each IP version apart.
+_HALF_FIELDS = ("address", "mac", "subnet")
 
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """A declared member of the overlay. ``address6`` is empty without an IPv6 half."""
+    """A declared member of the overlay. ``address6`` is empty without an IPv6 half. ``public_key`` is WireGuard's, one
+    for both halves, and empty where it is not known."""
 
     name: str
     address: str
@@ -237,11 +280,13 @@ class Node:
     address6: str = ""
     mac6: str = ""
     subnet6: Optional[str] = None
+    public_key: str = ""
 
     @property
     def halves(self) -> Tuple[NodeHalf, ...]:
-        half = NodeHalf(IPV4, self.address, self.mac, self.subnet)
-        return (half, NodeHalf(IPV6, self.address6, self.mac6, self.subnet6)) if self.address6 else (half,)
+        half = NodeHalf(IPV4, self.address, self.mac, self.subnet, self.public_key)
+        half6 = NodeHalf(IPV6, self.address6, self.mac6, self.subnet6, self.public_key)
+        return (half, half6) if self.address6 else (half,)
 
     def half(self, version: IpVersion) -> Optional[NodeHalf]:
         return next((half for half in self.halves if half.version is version), None)
@@ -386,7 +431,7 @@ def _parse_backend(section: Section, dual: bool) -> str:
     if kind == VXLAN:
         backend["VNI"] = section.integer("vni", 1, VNI_LIMIT6 if dual else VNI_LIMIT)
         backend["Port"] = section.integer("port", 1, 65535)
-    elif section.integer("mtu", 0, 65535, 0):
+    elif kind != WIREGUARD and section.integer("mtu", 0, 65535, 0):
         # Flannel knows no such key of another backend.
         raise SpecError(section.at("mtu"), f"is no option of backend {kind} in etcd; it is each node's own affair")
     smallest = _SMALLEST_MTU6 if dual else _SMALLEST_MTU
@@ -395,8 +440,27 @@ def _parse_backend(section: Section, dual: bool) -> str:
     for key in ("gbp", "learning", "direct_routing"):
         if section.get(key, None) is not None and (kind == VXLAN or section.boolean(key)):
             backend[BACKEND_KEYS[key]] = section.boolean(key)
+    if kind == WIREGUARD:
+        backend.update(_parse_wireguard(section, dual))
     section.finish()
     return compact(backend)
+
+
+def _parse_wireguard(section: Section, dual: bool) -> Dict[str, Any]:
+    """In the order of ``BACKEND_KEYS``. Whatever peers go by is written out."""
+    found: Dict[str, Any] = {}
+    if section.get("psk", "") != "":
+        parse_key(section.get("psk"), section.at("psk"))
+        found["psk"] = section.get("psk")
+    found["listen_port"] = section.integer("listen_port", 1, 65535, WIREGUARD_PORT)
+    port6 = section.integer("listen_port6", 1, 65535, WIREGUARD_PORT6)
+    if dual:
+        found["listen_port6"] = port6
+    found["keepalive"] = section.integer("keepalive", 0, 65535, 0)
+    found["mode"] = section.text("mode", "", choices=MODES)
+    # A file of each node's own, which is not for etcd.
+    section.get("key_file", None)
+    return {BACKEND_KEYS[key]: value for key, value in found.items() if value}
 
 
 def parse_nodes(section: Section, config: Optional[FlannelConfig] = None) -> Tuple[Node, ...]:
@@ -406,7 +470,7 @@ def parse_nodes(section: Section, config: Optional[FlannelConfig] = None) -> Tup
     pools = {pool.version: pool for pool in config.pools} if config is not None else {}
     nodes = tuple(_parse_node(entry, cluster, pools) for entry in section.sections("nodes"))
     # No two devices of a cluster have the same MAC address, whichever IP version they are for.
-    for what in (("name",), ("address",), ("address6",), ("mac", "mac6"), ("subnet",), ("subnet6",)):
+    for what in (("name",), ("address",), ("address6",), ("mac", "mac6"), ("subnet",), ("subnet6",), ("public_key",)):
         values = {f"nodes[{index}].{key}": getattr(node, key) for index, node in enumerate(nodes) for key in what}
         unique({path: value for path, value in values.items() if value}, what[0])
     return nodes
@@ -422,19 +486,21 @@ def _parse_node(section: Section, cluster: str, pools: Mapping[IpVersion, Pool])
             half = _parse_half(section, version, vtep_mac(cluster, name, version), name)
             _check_half(half, section, pools.get(version))
             if version in pools or not pools:
-                fields.update({f"{field}{version.suffix}": getattr(half, field) for field in NodeHalf._fields[1:]})
+                fields.update({f"{field}{version.suffix}": getattr(half, field) for field in _HALF_FIELDS})
+    if _is_given(section, "public_key"):
+        fields["public_key"] = parse_public_key(section.get("public_key"), section.at("public_key"))
     section.finish()
     return Node(name, **fields)
 
 
 def _has_half(section: Section, version: IpVersion) -> bool:
-    keys: List[str] = [f"{field}{version.suffix}" for field in NodeHalf._fields[1:]]
+    keys: List[str] = [f"{field}{version.suffix}" for field in _HALF_FIELDS]
     # Asking for each marks it as known.
     return any([_is_given(section, key) for key in keys])
 
 
 def _parse_half(section: Section, version: IpVersion, default_mac: str, name: str) -> NodeHalf:
-    address_key, mac_key, subnet_key = (f"{field}{version.suffix}" for field in NodeHalf._fields[1:])
+    address_key, mac_key, subnet_key = (f"{field}{version.suffix}" for field in _HALF_FIELDS)
     if version is IPV6 and not _is_given(section, address_key):
         raise SpecError(
             section.at(address_key),
@@ -447,7 +513,7 @@ def _parse_half(section: Section, version: IpVersion, default_mac: str, name: st
 
 
 def _check_half(half: NodeHalf, section: Section, pool: Optional[Pool]) -> None:
-    address_key, mac_key, subnet_key = (f"{field}{half.version.suffix}" for field in NodeHalf._fields[1:])
+    address_key, mac_key, subnet_key = (f"{field}{half.version.suffix}" for field in _HALF_FIELDS)
     address = ipaddress.ip_address(half.address)
     (low, high), (hole_low, hole_high) = half.version.hosts, half.version.hole
     mapped = getattr(address, "ipv4_mapped", None) is not None

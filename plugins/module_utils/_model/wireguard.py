@@ -26,7 +26,7 @@ MODES = (SEPARATE, AUTO, IPV4, IPV6)
 WIREGUARD_PORT, WIREGUARD_PORT6 = 51820, 51821
 # The longest header of the outer packet, IPv6's 40 bytes, then UDP's 8, and 32 of WireGuard's own.
 WIREGUARD_OVERHEAD = 80
-KEY_FILE = "/etc/fairlead/wireguard/key"
+KEY_FILE = "/etc/fairlead/wireguard.key"
 # uapi/linux/wireguard.h WG_KEY_LEN
 KEY_LENGTH = 32
 # What to tell where the kernel lacks it.

@@ -16,7 +16,7 @@ MODE = "0400"
 
 @dataclasses.dataclass(frozen=True)
 class WireguardKey(BaseItem):
-    """``public_key`` is None for a key that is yet to be made."""
+    """``public_key`` is None for a key that is yet to be made, and where nobody asked."""
 
     kind: ClassVar[str] = "wireguard_key"
     path: str
@@ -39,4 +39,4 @@ class WireguardKey(BaseItem):
         }
 
     def __str__(self) -> str:
-        return f"wireguard_key {self.path} {self.mode} {self.owner} public key {self.public_key or 'to be made'}"
+        return f"wireguard_key {self.path} {self.mode} {self.owner} public key {self.public_key or 'not known'}"

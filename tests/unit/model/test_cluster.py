@@ -288,7 +288,11 @@ def test_place_stands_behind_the_item() -> None:
         ({"flannel_interface": "much-too-long-a-name"}, {}, "flannel_interface: must be an interface name"),
         ({"flannel_interface_can_reach": "gateway"}, {}, "flannel_interface_can_reach: must be an IP address"),
         ({}, {"w1": {"flannel_direct_routing": True}}, "flannel_direct_routing: must be the same on all nodes"),
-        ({"flannel_backend_type": "udp"}, {}, "flannel_backend_type: must be one of vxlan, host-gw, ipip, wireguard, not 'udp'"),
+        (
+            {"flannel_backend_type": "udp"},
+            {},
+            "flannel_backend_type: must be one of vxlan, host-gw, ipip, wireguard, not 'udp'",
+        ),
     ],
     ids=str,
 )
