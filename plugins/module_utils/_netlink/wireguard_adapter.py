@@ -32,7 +32,7 @@ class WireguardAdapter:
 
     def __init__(self, devices: Iterable[str], declared: Optional[Mapping[Key, str]] = None) -> None:
         self._devices = [device for device in dict.fromkeys(devices) if device]
-        self._declared = declared or {}
+        self._declared = dict(declared or {})
 
     def read(self) -> State:
         try:
@@ -56,7 +56,9 @@ class WireguardAdapter:
         with wireguard, Rtnetlink() as netlink:
             for many, run in itertools.groupby(operations, lambda operation: isinstance(operation.item, WireguardPeer)):
                 if many:
-                    yield from apply_many(wireguard.netlink, run, wireguard.message)
+                    for operation in apply_many(wireguard.netlink, run, wireguard.message):
+                        self._remember(operation)
+                        yield operation
                     continue
                 for operation in run:
                     try:
@@ -76,6 +78,11 @@ class WireguardAdapter:
             for peer, handshake in found.peers:
                 state[peer.key] = self._settled(peer, now - handshake < _SESSION_SECONDS)
         return state
+
+    def _remember(self, operation: Operation) -> None:
+        """A peer in touch may be elsewhere again before anybody has looked."""
+        if isinstance(operation.item, WireguardPeer) and operation.action != DELETE:
+            self._declared[operation.item.key] = operation.item.endpoint
 
     def _settled(self, peer: WireguardPeer, in_touch: bool) -> WireguardPeer:
         declared = self._declared.get(peer.key, peer.endpoint)
