@@ -280,6 +280,16 @@ def test_place_stands_behind_the_item() -> None:
             "hosts.w1.flannel_public_address: is not possible with flannel_backend_type host-gw",
         ),
         (
+            {"flannel_backend_type": "wireguard", "flannel_direct_routing": True},
+            {},
+            "flannel_direct_routing: is not possible with flannel_backend_type wireguard",
+        ),
+        (
+            {"flannel_backend_type": "wireguard"},
+            {"w1": {"flannel_wireguard_listen_port": 5}},
+            "flannel_wireguard_listen_port: must be the same on all nodes",
+        ),
+        (
             {},
             {"w1": {"flannel_public_address": "w1.example.com"}},
             "hosts.w1.flannel_public_address: must be an IP address, not 'w1.example.com'",
