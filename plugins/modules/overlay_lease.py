@@ -17,12 +17,15 @@ description:
     that make the same call at the same time give out the same subnets without getting in each other's way.
   - A node keeps the lease that has its MAC address, or else its address, as long as the configuration allows that
     subnet. A new lease gets the first free subnet in the order of O(nodes).
+  - With O(config.network6) each lease has an IPv4 and an IPv6 half. Nodes keep their IPv4 subnets when that option
+    comes or goes; each lease moves to its other key in one transaction. A running flanneld with a configuration of IPv4
+    alone ends when it is told of a dual-stack lease (flannel 0.28), and goes on when it is started again.
   - Leases of peers that are not in O(nodes), such as nodes that run flanneld, are never touched. Those among them that
     no datapath can be made from (no valid MAC address, a subnet outside of the network, a second lease of one address,
-    MAC address or overlapping subnet) are left out of the peers with a warning. A node that runs flanneld
-    must not be in O(nodes), because flanneld chooses its MAC address itself.
+    MAC address or overlapping subnet) are left out of the peers with a warning, or only their IPv6 half where the other
+    one is well. A node that runs flanneld must not be in O(nodes), because flanneld chooses its MAC address itself.
   - Etcd is reached through its JSON gateway, version 3.4 or newer.
-extends_documentation_fragment: fairlead.cluster.attributes
+extends_documentation_fragment: [fairlead.cluster.attributes, fairlead.cluster.lease.config]
 attributes:
   check_mode:
     description:
@@ -68,61 +71,6 @@ options:
     description: Key prefix of the configuration and the leases.
     type: str
     default: /coreos.com/network
-  config:
-    description:
-      - Flannel's network configuration. Every setting is written out, because flannel's defaults differ between its
-        releases. Keys in etcd that are not named here are left alone.
-      - Required unless O(state=gathered).
-      - A different network is refused as long as leases exist.
-    type: dict
-    suboptions:
-      network:
-        description: The pod network, IPv4, with a prefix of 28 or shorter.
-        type: str
-        required: true
-      subnet_len:
-        description:
-          - Prefix length of a node's subnet, from 2 more than the network's to 30.
-          - Default is 24, or 2 more than the network's where that is longer than 22.
-        type: int
-      subnet_min:
-        description: First subnet to give out. Default is the second one of the network, as in flannel.
-        type: str
-      subnet_max:
-        description: Last subnet to give out. Default is the last one of the network.
-        type: str
-      backend:
-        description: How packets travel between nodes.
-        type: dict
-        required: true
-        suboptions:
-          type:
-            description:
-              - The backend. When it changes, nodes keep their subnets, and their leases are written anew.
-            type: str
-            choices: [vxlan, host-gw, ipip]
-            required: true
-          vni:
-            description:
-              - VXLAN network identifier, 1 to 9999999, for the device is called C(flannel.VNI).
-              - Required with V(vxlan), refused with any other backend, like all that is only for it.
-            type: int
-          port:
-            description: UDP port, 1 to 65535. Required with V(vxlan).
-            type: int
-          mtu:
-            description:
-              - MTU of the underlay, for peers that run flanneld. Default is that of their interface. Only for V(vxlan).
-            type: int
-          gbp:
-            description: Group based policy, for peers that run flanneld. Only for V(vxlan).
-            type: bool
-          learning:
-            description: Address learning, for peers that run flanneld. Only for V(vxlan).
-            type: bool
-          direct_routing:
-            description: Plain routes between nodes on one link, for peers that run flanneld. Not for V(host-gw).
-            type: bool
   cluster_name:
     description: Name of the cluster. MAC addresses are derived from it and the node's name. Required with O(nodes).
     type: str
@@ -147,6 +95,15 @@ options:
       subnet:
         description: The subnet that it must have. Default is the one it has, or the first free one.
         type: str
+      address6:
+        description: IPv6 address of the node on the underlay. Required with O(config.network6), of no use without.
+        type: str
+      mac6:
+        description: The same as O(nodes[].mac) for its VXLAN device for IPv6. The two must differ.
+        type: str
+      subnet6:
+        description: The same as O(nodes[].subnet) for IPv6.
+        type: str
   node:
     description: Name of the node whose lease is kept alive by this call. Required unless O(state=gathered).
     type: str
@@ -167,12 +124,12 @@ EXAMPLES = r"""
     key_file: /etc/fairlead/pki/etcd-client.key
     config:
       network: 10.244.0.0/16
-      subnet_len: 24
+      network6: fd00:10:244::/48
       backend: {type: vxlan, vni: 1, port: 8472}
     cluster_name: lab
     nodes:
-      - {name: cp1, address: 192.0.2.11}
-      - {name: w1, address: 192.0.2.14}
+      - {name: cp1, address: 192.0.2.11, address6: "2001:db8::11"}
+      - {name: w1, address: 192.0.2.14, address6: "2001:db8::14"}
     node: w1
   register: lease
 
@@ -197,6 +154,9 @@ leases:
     subnet: {description: The subnet., type: str}
     address: {description: Address of the node on the underlay., type: str}
     mac: {description: "MAC address of its VXLAN device, empty with another backend.", type: str}
+    subnet6: {description: "The IPv6 subnet. This and the next two are absent without an IPv6 half.", type: str}
+    address6: {description: IPv6 address of the node on the underlay., type: str}
+    mac6: {description: "MAC address of its VXLAN device for IPv6, empty with another backend.", type: str}
     backend_type: {description: The backend., type: str}
     ttl: {description: "Seconds left; 0 for a permanent lease, null where it was not asked for.", type: int}
   sample:
@@ -224,8 +184,8 @@ orphaned:
       type: int
 conflicts:
   description: What is wrong with leases that nobody here may change; each is also a warning, unless there are many.
-    One underlay or MAC address in several leases, subnets that overlap, that the configuration does not allow, or
-    values that cannot be read.
+    One underlay or MAC address in several leases, subnets of either IP version that overlap, that the configuration
+    does not allow, or that are missing, or values that cannot be read.
   returned: when O(state) is not V(absent)
   type: list
   elements: dict
@@ -269,10 +229,14 @@ BACKEND_SPEC = {
     "direct_routing": {"type": "bool"},
 }
 CONFIG_SPEC = {
-    "network": {"type": "str", "required": True},
+    "network": {"type": "str"},
     "subnet_len": {"type": "int"},
     "subnet_min": {"type": "str"},
     "subnet_max": {"type": "str"},
+    "network6": {"type": "str"},
+    "subnet6_len": {"type": "int"},
+    "subnet6_min": {"type": "str"},
+    "subnet6_max": {"type": "str"},
     "backend": {"type": "dict", "required": True, "options": BACKEND_SPEC},
 }
 NODE_SPEC = {
@@ -280,6 +244,9 @@ NODE_SPEC = {
     "address": {"type": "str", "required": True},
     "mac": {"type": "str"},
     "subnet": {"type": "str"},
+    "address6": {"type": "str"},
+    "mac6": {"type": "str"},
+    "subnet6": {"type": "str"},
 }
 ARGUMENT_SPEC = {
     "state": {"type": "str", "choices": ["present", "absent", "gathered"], "default": "present"},

@@ -171,7 +171,11 @@ class Cluster:
     def etcdctl(
         self, *arguments: str, endpoints: str = "", check: bool = True, data: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        command = [
+        return self.namespace.run(self._command(*arguments, endpoints=endpoints), check=check, data=data)
+
+    def _command(self, *arguments: str, endpoints: str = "") -> list[str]:
+        return [
+            *("env", "ETCDCTL_API=3"),
             str(self.bin / "etcdctl"),
             f"--endpoints={endpoints or ','.join(self.endpoints)}",
             f"--cacert={self.pki / 'etcd-ca.crt'}",
@@ -181,7 +185,24 @@ class Cluster:
             *([f"--user={self.user}"] if self.user else []),
             *arguments,
         ]
-        return self.namespace.run(["env", "ETCDCTL_API=3", *command], check=check, data=data)
+
+    def told(self, prefix: str, since: int, count: int) -> list[tuple[str, str]]:
+        """What those who watch the prefix were told after a revision, in its order: so many times PUT or DELETE and a
+        key."""
+        watch = self._command("watch", prefix, "--prefix", f"--rev={since + 1}")
+        process = self.namespace.start(watch, stdout=subprocess.PIPE)
+        events: list[tuple[str, str]] = []
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.strip() in ("PUT", "DELETE"):
+                    events.append((line.strip(), next(process.stdout).strip()))
+                if len(events) == count:
+                    break
+        finally:
+            process.kill()
+            process.wait()
+        return events
 
     def contents(self, prefix: str = "/") -> dict[str, str]:
         """Everything below the prefix, as etcdctl prints it: a line with the key, a line with the value."""

@@ -21,6 +21,7 @@ __all__ = ["run_module", "state_dir"]
 # Where the assertions of these tests are.
 pytest.register_assert_rewrite(
     "tests.kernel.test_overlay_lease",
+    "tests.kernel.test_overlay_lease_dual",
     "tests.kernel.test_overlay_lease_many",
     "tests.kernel.test_overlay_lease_users",
     "tests.upstream.ring",

@@ -13,7 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel import etcd_server, test_overlay_lease, test_overlay_lease_many, test_overlay_lease_users
+from tests.kernel import (
+    etcd_server,
+    test_overlay_lease,
+    test_overlay_lease_dual,
+    test_overlay_lease_many,
+    test_overlay_lease_users,
+)
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespaces
 from tests.kernel.test_overlay_lease import Store
@@ -49,12 +55,19 @@ def test_it_is_that_release(release: str, store: Store) -> None:
     assert status["Status"]["version"].startswith(f"{release}.")
 
 
+FIXTURES = ("runtime", "guarded")
+FILES = (test_overlay_lease, test_overlay_lease_dual, test_overlay_lease_many, test_overlay_lease_users)
+FOUND = [(name, value) for file in FILES for name, value in vars(file).items() if name.startswith("test_")]
+# One would take the place of the other.
+assert len(FOUND) == len(dict(FOUND)), "two tests have one name"
 # Last, so that nothing of theirs takes the place of what is said here.
 globals().update(
     {
         name: value
-        for module in (test_overlay_lease, test_overlay_lease_many, test_overlay_lease_users)
-        for name, value in vars(module).items()
-        if (name.startswith("test_") or name in ("runtime", "guarded")) and name not in globals()
+        for name, value in [
+            *FOUND,
+            *((name, vars(file)[name]) for file in FILES for name in FIXTURES if name in vars(file)),
+        ]
+        if name not in globals()
     }
 )

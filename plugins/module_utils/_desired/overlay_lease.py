@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import ipaddress
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .._engine import Outcome, Plan
 from .._engine import converge as engine_converge
@@ -20,9 +20,10 @@ from .._etcd.leases import LeaseAdapter, LostRaceError
 from .._model.backend import VXLAN
 from .._model.errors import ApplyError, FairleadError, PrerequisiteError, SpecError
 from .._model.etcd import parse_access
+from .._model.ip_version import IPV4, VERSIONS, IpVersion
 from .._model.item import State
-from .._model.lease import Lease, LeaseSpec, Node, parse_lease_spec, parse_nodes, parse_prefix
-from .._model.lease_codec import lease_key
+from .._model.lease import Half, Lease, LeaseSpec, Node, parse_lease_spec, parse_nodes, parse_prefix
+from .._model.lease_codec import lease_key, lease_name
 from .._model.members import unusable
 from .._model.parse import Section
 from .._plan.lease import claim, leases_of, owners, plan, plan_keep, plan_release
@@ -41,13 +42,14 @@ WARNINGS, SHOWN_KEYS = 20, 5
 
 @dataclasses.dataclass(frozen=True)
 class Ensured:
-    """``leases``: ``[{name, subnet, address, mac, backend_type, ttl}]`` of the declared backend, by rising subnet.
+    """``leases``: ``[{name, subnet, address, mac, subnet6?, address6?, mac6?, backend_type, ttl}]`` of the declared
+    backend, by rising subnet. Those that end with 6 are there where a lease has an IPv6 half and IPv6 is declared.
 
-    Left out, with a warning each, are leases of no declared node that no datapath can be made from: one broken or stale
-    lease of somebody else shall not stop all nodes. ``name`` is None for a lease of no declared node; ``ttl``
-    is in seconds, 0 for a permanent lease and None where it was not asked for, which is the case for all but
-    this node's. ``orphaned`` (``[{key, address, ttl}]``) are all leases of no declared node, and ``conflicts``
-    (``[{keys, problem, advice}]``) what is wrong with leases that nobody here may change.
+    Left out, with a warning each, are leases of no declared node that no datapath can be made from, or just their IPv6
+    half: one broken or stale lease of somebody else shall not stop all nodes. ``name`` is None for a lease of no
+    declared node; ``ttl`` is in seconds, 0 for a permanent lease and None where it was not asked for, which is the case
+    for all but this node's. ``orphaned`` (``[{key, address, ttl}]``) are all leases of no declared node, and
+    ``conflicts`` (``[{keys, problem, advice}]``) what is wrong with leases that nobody here may change.
     """
 
     outcome: Outcome
@@ -89,7 +91,7 @@ def ensure(document: Mapping[str, Any], check: bool) -> Ensured:
             raise
         operations = plan({}, spec)
         outcome = Outcome({}, outcome_of({}, operations), operations)
-        return Ensured(outcome, _listed(outcome.after, spec.nodes, _backend(spec)), [_prediction(error)])
+        return Ensured(outcome, _listed(outcome.after, spec.nodes, spec), [_prediction(error)])
     leases, warnings = _usable(outcome.after, spec, adapter)
     return Ensured(
         outcome,
@@ -109,15 +111,20 @@ def release(document: Mapping[str, Any], check: bool) -> Outcome:
 def renew(document: Mapping[str, Any], check: bool = False) -> Outcome:
     """This node's lease, as remembered in the saved document, is alive. Nobody else's lease is touched.
 
-    Raises LostLeaseError when its subnet is another node's by now.
+    Raises LostLeaseError when its subnet, or its IPv6 subnet, is another node's by now.
     """
     own = [entry for entry in document.get("nodes", []) if entry.get("name") == document.get("node")]
     spec = dataclasses.replace(parse_lease_spec({**document, "nodes": own}), update_config=False)
     gateway = Gateway(parse_access(document))
     try:
-        return _keep(_adapter(gateway, spec, spec.own.subnet), spec, check)
+        return _keep(_adapter(gateway, spec, _pinned_name(spec)), spec, check)
     except (_NotAsLeftError, LostRaceError):
         return _take_again(_adapter(gateway, spec), spec, check)
+
+
+def _pinned_name(spec: LeaseSpec) -> str:
+    """Of the key that the saved document tells of."""
+    return lease_name(spec.own.subnet or "", (spec.own.subnet6 or "") if spec.config.network6 else "")
 
 
 def _keep(adapter: LeaseAdapter, spec: LeaseSpec, check: bool) -> Outcome:
@@ -133,13 +140,17 @@ def _keep(adapter: LeaseAdapter, spec: LeaseSpec, check: bool) -> Outcome:
 
 
 def _take_again(adapter: LeaseAdapter, spec: LeaseSpec, check: bool) -> Outcome:
+    def planned(have: State) -> List[Operation]:
+        operations = plan_keep(have, spec)
+        return plan(have, spec) if operations is None else operations
+
     try:
-        return _converge(adapter, lambda have: plan(have, spec), check)
+        return _converge(adapter, planned, check)
     except SpecError as error:
-        if error.path != "nodes[0].subnet":
+        if error.path not in ("nodes[0].subnet", "nodes[0].subnet6"):
             raise
         raise LostLeaseError(
-            f"lease {spec.own.subnet} of {spec.own.name}",
+            f"lease {_pinned_name(spec)} of {spec.own.name}",
             f"{error.problem.split(';')[0]}. Run the overlay playbook on this node, which takes a new subnet",
         ) from error
 
@@ -155,22 +166,22 @@ def gather(document: Mapping[str, Any]) -> Gathered:
     finally:
         adapter.gateway.close()
     orphaned = _orphaned(have, nodes, prefix, adapter) if nodes else []
-    return Gathered(_listed(have, nodes, None, adapter), orphaned, _conflicting(have, nodes, prefix, adapter))
+    return Gathered(_listed(have, nodes, adapter=adapter), orphaned, _conflicting(have, nodes, prefix, adapter))
 
 
 def remembered(document: Mapping[str, Any], ensured: Ensured) -> Dict[str, Any]:
-    """The document to save: with the subnet that this node has."""
-    subnets = {lease["name"]: lease["subnet"] for lease in ensured.leases}
-    own = document["node"]
-    nodes = [{**entry, "subnet": subnets[own]} if entry["name"] == own else dict(entry) for entry in document["nodes"]]
+    """The document to save: with the subnets that this node has."""
+    own = next(lease for lease in ensured.leases if lease["name"] == document["node"])
+    subnets = {key: own[key] for key in ("subnet", "subnet6") if key in own}
+    nodes = [{**entry, **subnets} if entry["name"] == own["name"] else dict(entry) for entry in document["nodes"]]
     return {**document, "nodes": nodes}
 
 
-def _adapter(gateway: Gateway, spec: LeaseSpec, subnet: Optional[str] = None) -> LeaseAdapter:
+def _adapter(gateway: Gateway, spec: LeaseSpec, only: Optional[str] = None) -> LeaseAdapter:
     def owned(lease: Lease) -> bool:
         return bool(claim([lease], [spec.own])[spec.node])
 
-    return LeaseAdapter(gateway, spec.prefix, spec.ttl, owned, subnet)
+    return LeaseAdapter(gateway, spec.prefix, spec.ttl, owned, only)
 
 
 def _converge(adapter: LeaseAdapter, planned: Plan, check: bool) -> Outcome:
@@ -190,35 +201,65 @@ def _backend(spec: LeaseSpec) -> str:
 
 
 def _listed(
-    state: State, nodes: Iterable[Node], backend: Optional[str], adapter: Optional[LeaseAdapter] = None
+    state: State, nodes: Iterable[Node], spec: Optional[LeaseSpec] = None, adapter: Optional[LeaseAdapter] = None
 ) -> List[Dict[str, Any]]:
+    """With ``spec`` only leases of its backend, and only halves that it declares."""
     names = owners(state, nodes)
+    versions = VERSIONS if spec is None else tuple(pool.version for pool in spec.config.pools)
     return [
         {
             "name": names.get(lease),
-            "subnet": lease.subnet,
-            "address": lease.address,
-            "mac": lease.mac,
+            **{key: value for half in lease.halves if half.version in versions for key, value in _entry(half).items()},
             "backend_type": lease.backend_type,
             "ttl": None if adapter is None else adapter.seconds_left(lease),
         }
         for lease in leases_of(state)
-        if backend in (None, lease.backend_type)
+        if spec is None or lease.backend_type == _backend(spec)
     ]
 
 
+def _entry(half: Half) -> Dict[str, str]:
+    """How a half of a lease is told in results, which is how module overlay_network takes it."""
+    suffix = half.version.suffix
+    return {f"subnet{suffix}": half.subnet, f"address{suffix}": half.address, f"mac{suffix}": half.mac}
+
+
 def _usable(state: State, spec: LeaseSpec, adapter: LeaseAdapter) -> Tuple[List[Dict[str, Any]], List[str]]:
-    """The leases that a datapath can be made from, and a warning for each other one."""
-    listed = _listed(state, spec.nodes, _backend(spec), adapter)
-    problems = unusable(listed, [ipaddress.IPv4Network(spec.config.network)], _backend(spec) == VXLAN)
+    """The leases, or halves of leases, that a datapath can be made from, and a warning for each other one."""
+    listed = _listed(state, spec.nodes, spec, adapter)
     leases = [lease for lease in leases_of(state) if lease.backend_type == _backend(spec)]
-    left_out = {leases[index]: problem for index, problem in problems.items()}
+    left_out: Dict[Lease, _LeftOut] = {}
+    for pool in spec.config.pools:
+        network = ipaddress.ip_network(pool.network)
+        for index, problem in unusable(listed, [network], _backend(spec) == VXLAN).items():
+            left_out.setdefault(leases[index], _LeftOut(pool.version, problem))
     warnings = _warnings(conflicts(state, spec.nodes), left_out, spec.prefix)
     warnings += [f"etcd key {key} {_STRANGE[0]}. {_STRANGE[1]}" for key in adapter.strange]
     if len(warnings) > WARNINGS:
         more = f"and {len(warnings) - WARNINGS} more problems of leases; result conflicts has all"
         warnings = [*warnings[:WARNINGS], more]
-    return [lease for index, lease in enumerate(listed) if index not in problems], warnings
+    usable = [_without(entry, left_out.get(lease)) for lease, entry in zip(leases, listed)]
+    return [entry for entry in usable if entry], warnings
+
+
+class _LeftOut(NamedTuple):
+    """Why no datapath can be made from a lease, or from its IPv6 half alone."""
+
+    version: IpVersion
+    problem: str
+
+    @property
+    def whole(self) -> bool:
+        return self.version is IPV4
+
+
+def _without(entry: Dict[str, Any], left_out: Optional[_LeftOut]) -> Dict[str, Any]:
+    """What is left of the entry, which may be nothing."""
+    if left_out is None:
+        return entry
+    # As with flannel, a lease whose IPv4 half is broken is not trusted in its other half.
+    gone = _entry(Half(left_out.version, "", "", ""))
+    return {} if left_out.whole else {key: value for key, value in entry.items() if key not in gone}
 
 
 _STRANGE = (
@@ -227,20 +268,28 @@ _STRANGE = (
 )
 
 
-def _warnings(found: Iterable[Conflict], left_out: Mapping[Lease, str], prefix: str) -> List[str]:
+def _warnings(found: Iterable[Conflict], left_out: Mapping[Lease, _LeftOut], prefix: str) -> List[str]:
     """One for each conflict, and one for each lease that is left out and in none."""
     warnings, told = [], set()
     for conflict in found:
         gone = [lease for lease in conflict.leases if lease in left_out]
         told.update(gone)
-        consequence = f"; left out of the overlay: {_keys(gone, prefix)}" if gone else ""
+        consequence = "".join(
+            f"; {what} of the overlay: {_keys(leases, prefix)}"
+            for what, leases in (
+                ("left out", [lease for lease in gone if left_out[lease].whole]),
+                ("IPv6 left out", [lease for lease in gone if not left_out[lease].whole]),
+            )
+            if leases
+        )
         many = "keys" if len(conflict.leases) > 1 else "key"
         keys = _keys(conflict.leases, prefix)
         warnings.append(f"etcd {many} {keys} {conflict.problem}{consequence}. {conflict.advice}")
     return warnings + [
-        f"etcd key {lease_key(prefix, lease)} is of no declared node and left out of the overlay, because "
-        f"no datapath can be made from it: {problem}. Delete the key, or have its node write it anew"
-        for lease, problem in left_out.items()
+        f"etcd key {lease_key(prefix, lease)} is of no declared node and "
+        f"{'left' if out.whole else 'with its IPv6 left'} out of the overlay, because "
+        f"no datapath can be made from it: {out.problem}. Delete the key, or have its node write it anew"
+        for lease, out in left_out.items()
         if lease not in told
     ]
 

@@ -8,7 +8,8 @@ declared data), the rest of it is tried again; otherwise LostRaceError asks for 
 
 Etcd is asked once for some thousands of nodes that are listed, or a hundred that are written, not once for each. For
 that the keys of nodes other than this one begin on one common etcd lease. Each node moves its key to an etcd lease of
-its own when it first looks after it, and only such a one is ever extended.
+its own when it first looks after it, and only such a one is ever extended. A lease that moves to another key, because
+it gets or loses its IPv6 half, goes on with the etcd lease that it had.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from .._model.errors import ApplyError, FairleadError
 from .._model.item import Item, State, state_of
 from .._model.lease import ENDING, LEASED, PERMANENT, SHARED, FlannelConfig, Lease
 from .._model.lease_codec import config_key, decode_config, decode_lease, encode_config, encode_lease, lease_key
-from .._plan.operation import DELETE, Operation, outcome_of
+from .._plan.lease_moves import in_batches
+from .._plan.operation import ADD, DELETE, Operation, outcome_of
 from .gateway import NOT_FOUND, Gateway, RefusedError, UndeterminedError, UnreachableError, decoded, encoded
 
 # Etcd takes at most 128 operations in one transaction (--max-txn-ops).
@@ -45,14 +47,14 @@ class LostRaceError(ApplyError):
 class LeaseAdapter:
     """``owned`` tells which leases are kept alive from this node: only for these the remaining time is asked.
 
-    With ``subnet`` the adapter speaks for the one key of that subnet instead of everything below the prefix, which
-    spares etcd listing thousands of leases for each node that looks after its own.
+    With ``only`` the adapter speaks for the key of that name instead of everything below the prefix, which spares etcd
+    listing thousands of leases for each node that looks after its own.
     """
 
     def __init__(
-        self, gateway: Gateway, prefix: str, ttl: int, owned: Callable[[Lease], bool], subnet: Optional[str] = None
+        self, gateway: Gateway, prefix: str, ttl: int, owned: Callable[[Lease], bool], only: Optional[str] = None
     ) -> None:
-        self.gateway, self.prefix, self.ttl, self.owned, self.subnet = gateway, prefix, ttl, owned, subnet
+        self.gateway, self.prefix, self.ttl, self.owned, self.only = gateway, prefix, ttl, owned, only
         # Seconds left and seconds granted, by etcd lease, of those that were asked for.
         self.remaining: Dict[int, int] = {}
         self._granted: Dict[int, int] = {}
@@ -82,8 +84,8 @@ class LeaseAdapter:
         self._goal = outcome_of(self._state, operations)
         self._common = 0
         writes = [operation for operation in operations if not _only_life(operation)]
-        for start in range(0, len(writes), BATCH):
-            yield from self._write(writes[start : start + BATCH])
+        for batch in in_batches(writes, BATCH):
+            yield from self._write(batch)
         # Last, for these do not look at what others write meanwhile.
         for operation in operations:
             if _only_life(operation):
@@ -114,8 +116,8 @@ class LeaseAdapter:
             asked = {**asked, "key": following, "revision": str(self._revision)}
 
     def _range(self) -> Dict[str, str]:
-        if self.subnet is not None:
-            return _only(f"{self.prefix}/subnets/{self.subnet.replace('/', '-')}")
+        if self.only is not None:
+            return _only(f"{self.prefix}/subnets/{self.only}")
         # Everything below "prefix/": '0' is the character after the slash.
         return {"key": encoded(f"{self.prefix}/"), "range_end": encoded(f"{self.prefix}0")}
 
@@ -142,7 +144,7 @@ class LeaseAdapter:
 
     def _ask_time(self, lease_id: int) -> None:
         # Where all keys are listed, it is known already which of them hang on one etcd lease.
-        answer = self.gateway.post("lease/timetolive", {"ID": str(lease_id), "keys": self.subnet is not None})
+        answer = self.gateway.post("lease/timetolive", {"ID": str(lease_id), "keys": self.only is not None})
         # An expired lease is answered with -1 until its keys are gone.
         self.remaining[lease_id] = max(0, int(answer.get("TTL", 0)))
         self._granted[lease_id] = int(answer.get("grantedTTL", 0))
@@ -167,10 +169,15 @@ class LeaseAdapter:
             yield operation
 
     def _write(self, operations: Sequence[Operation]) -> Iterator[Operation]:
+        # Others may have done these while earlier ones were under way.
+        operations = [operation for operation in operations if not self._is_done(operation)]
+        if not operations:
+            return
         given: Dict[str, int] = {}
+        moved = self._moved(operations)
         try:
             for operation in operations:
-                if _needs_grant(operation):
+                if _needs_grant(operation) and self._key(operation.item) not in moved:
                     given[self._key(operation.item)] = self._granted_to(operation.item)
             yield from self._transact(operations, given)
         except UnreachableError:
@@ -181,6 +188,22 @@ class LeaseAdapter:
             self._revoke_unused(given)
             raise
         self._revoke_unused(given)
+
+    def _moved(self, operations: Iterable[Operation]) -> Dict[str, int]:
+        """By key the etcd leases that new keys inherit from those that give up their IPv4 subnet at the same time."""
+        left = {
+            each.item.subnet: each.item
+            for each in operations
+            if each.action == DELETE and isinstance(each.item, Lease) and each.item.life != PERMANENT
+        }
+        moved: Dict[str, int] = {}
+        for action, item, _previous in operations:
+            if action == ADD and isinstance(item, Lease) and item.life != PERMANENT and item.subnet in left:
+                before = left[item.subnet]
+                # What is about to end, or is not its alone, is not what this key shall go on with.
+                if item.life != LEASED or before.life == LEASED:
+                    moved[self._key(item)] = self._attached[self._key(before)]
+        return moved
 
     def _granted_to(self, item: Item) -> int:
         if isinstance(item, Lease) and self.owned(item):
@@ -219,7 +242,8 @@ class LeaseAdapter:
         alone = len(operations) == 1 and _only_life(operations[0])
         guarded = _only(self._key(operations[0].item)) if alone else self._range()
         guard = {**guarded, "target": "MOD", "result": "LESS", "mod_revision": str(self._revision + 1)}
-        requests = [self._request_of(operation, given) for operation in operations]
+        put_on = {**self._moved(operations), **given}
+        requests = [self._request_of(operation, put_on) for operation in operations]
         try:
             answer = self.gateway.post("kv/txn", {"compare": [guard], "success": requests})
         except RefusedError as error:
@@ -231,7 +255,9 @@ class LeaseAdapter:
         if not alone:
             self._revision = int(answer["header"]["revision"])
         self._state = outcome_of(self._state, operations)
-        self._give_back(self._reattach(operations, given))
+        self._give_back(self._reattach(operations, put_on))
+        for operation in operations:
+            given.pop(self._key(operation.item), None)
         return True
 
     def _refuse_undone(self, operations: Sequence[Operation], error: UndeterminedError) -> None:
@@ -243,26 +269,28 @@ class LeaseAdapter:
         if not all(self._is_done(operation) for operation in operations):
             raise error
 
-    def _request_of(self, operation: Operation, given: Dict[str, int]) -> Dict[str, Any]:
+    def _request_of(self, operation: Operation, put_on: Mapping[str, int]) -> Dict[str, Any]:
         item, key = operation.item, self._key(operation.item)
         if operation.action == DELETE:
             return {"request_delete_range": {"key": encoded(key)}}
         put: Dict[str, Any] = {"key": encoded(key), "value": encoded(_value_of(item))}
-        if key in given:
-            put["lease"] = str(given[key])
+        if key in put_on:
+            put["lease"] = str(put_on[key])
         elif _life(item) != PERMANENT:
+            if operation.action == ADD:
+                raise LostRaceError(item, "the key whose place it takes went meanwhile")
             put["ignore_lease"] = True
         return {"request_put": put}
 
-    def _reattach(self, operations: Iterable[Operation], given: Dict[str, int]) -> List[int]:
+    def _reattach(self, operations: Iterable[Operation], put_on: Mapping[str, int]) -> List[int]:
         """Note the new etcd lease of each written key; gives the old ones."""
         old: List[int] = []
         for operation in operations:
             key = self._key(operation.item)
-            keeps = operation.action != DELETE and key not in given and _life(operation.item) != PERMANENT
+            keeps = operation.action != DELETE and key not in put_on and _life(operation.item) != PERMANENT
             if not keeps:
                 old.append(self._attached.pop(key, 0))
-                self._attached[key] = given.pop(key, 0)
+                self._attached[key] = put_on.get(key, 0)
         return [lease_id for lease_id in old if lease_id]
 
     def _catch_up(self, operations: Sequence[Operation]) -> None:

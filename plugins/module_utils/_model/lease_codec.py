@@ -13,11 +13,39 @@ import json
 import re
 from typing import Any, Dict, Mapping, Optional, Tuple
 
+from .backend import VXLAN
 from .errors import ReadError
-from .lease import BACKEND_KEYS, FlannelConfig, Lease, compact, default_range, default_subnet_len
+from .ip_version import IPV4, IPV6, VERSIONS, IpVersion
+from .lease import (
+    BACKEND_KEYS,
+    FlannelConfig,
+    Half,
+    Lease,
+    NodeHalf,
+    Pool,
+    compact,
+    default_range,
+    default_subnet_len,
+    lease_of,
+)
+from .parse import Network
 
 _SUBNET = re.compile(r"(\d+\.\d+\.\d+\.\d+)-(\d+)(?:&([0-9a-f:]+)-(\d+))?")
-_MANAGED = ("Network", "SubnetLen", "SubnetMin", "SubnetMax", "Backend")
+# What the network and the length, the first and the last of its subnets are called, and what switches them on.
+_POOL_KEYS = {
+    version: (f"{prefix}Network", f"{prefix}SubnetLen", f"{prefix}SubnetMin", f"{prefix}SubnetMax")
+    for version, prefix in ((IPV4, ""), (IPV6, "IPv6"))
+}
+_SWITCHES = {IPV4: "EnableIPv4", IPV6: "EnableIPv6"}
+_MANAGED = (*_POOL_KEYS[IPV4], *_POOL_KEYS[IPV6], *_SWITCHES.values(), "Backend")
+# The address and the backend's data in a lease's value.
+_LEASE_KEYS = {IPV4: ("PublicIP", "BackendData"), IPV6: ("PublicIPv6", "BackendV6Data")}
+
+
+_DATA_KEYS = {"vni": "VNI", "vtepmac": "VtepMAC"}
+# What Go's net.ParseMAC takes besides the form with colons.
+_OTHER_MAC = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2}){5}|[0-9a-f]{4}(\.[0-9a-f]{4}){2}")
+_NETWORKS: Dict[IpVersion, Any] = {IPV4: ipaddress.IPv4Network, IPV6: ipaddress.IPv6Network}
 
 
 def config_key(prefix: str) -> str:
@@ -25,22 +53,27 @@ def config_key(prefix: str) -> str:
 
 
 def lease_key(prefix: str, lease: Lease) -> str:
-    name = lease.subnet.replace("/", "-")
-    return f"{prefix}/subnets/{name}" + (f"&{lease.subnet6.replace('/', '-')}" if lease.subnet6 else "")
+    return f"{prefix}/subnets/{lease_name(lease.subnet, lease.subnet6)}"
+
+
+def lease_name(subnet: str, subnet6: str = "") -> str:
+    """The last part of a lease's key."""
+    return "&".join(part.replace("/", "-") for part in (subnet, subnet6) if part)
 
 
 def encode_config(config: FlannelConfig) -> str:
-    """Every setting is written out: flannel's defaults differ between its releases and its documentation."""
-    return compact(
-        {
-            **json.loads(config.others),
-            "Network": config.network,
-            "SubnetLen": config.subnet_len,
-            "SubnetMin": config.subnet_min,
-            "SubnetMax": config.subnet_max,
-            "Backend": json.loads(config.backend),
-        }
-    )
+    """Every setting is written out: flannel's defaults differ between its releases and its documentation.
+
+    What is switched on by default is not said to be.
+    """
+    data: Dict[str, Any] = json.loads(config.others)
+    if not config.ipv4:
+        data[_SWITCHES[IPV4]] = False
+    for pool in config.pools:
+        if pool.version is IPV6:
+            data[_SWITCHES[IPV6]] = True
+        data.update(zip(_POOL_KEYS[pool.version], pool[1:]))
+    return compact({**data, "Backend": json.loads(config.backend)})
 
 
 def decode_config(text: str, key: str) -> FlannelConfig:
@@ -59,18 +92,32 @@ def decode_config(text: str, key: str) -> FlannelConfig:
 
 
 def _config_of(fields: Mapping[str, Any], others: Mapping[str, Any]) -> FlannelConfig:
-    network = ipaddress.IPv4Network(fields["Network"])
-    length = int(fields.get("SubnetLen") or default_subnet_len(network))
-    first, last = default_range(network, length)
+    pools = [_pool_of(fields, version) for version in VERSIONS if version is IPV4 or _is_on(fields, version, False)]
     return FlannelConfig(
-        network=str(network),
-        subnet_len=length,
-        subnet_min=str(ipaddress.IPv4Address(fields.get("SubnetMin") or first)),
-        subnet_max=str(ipaddress.IPv4Address(fields.get("SubnetMax") or last)),
         # Without a backend section flannel takes udp.
         backend=compact(_canonical_backend(fields.get("Backend") or {"Type": "udp"})),
         others=compact(others),
+        ipv4=_is_on(fields, IPV4, True),
+        **{key: value for pool in pools for key, value in pool.fields.items()},
     )
+
+
+def _is_on(fields: Mapping[str, Any], version: IpVersion, default: bool) -> bool:
+    value = fields.get(_SWITCHES[version])
+    if not isinstance(value, (bool, type(None))):
+        raise ValueError(f"{_SWITCHES[version]} is not true or false")
+    return default if value is None else value
+
+
+def _pool_of(fields: Mapping[str, Any], version: IpVersion) -> Pool:
+    network_key, len_key, min_key, max_key = _POOL_KEYS[version]
+    # Flannel does not mind host bits.
+    network: Network = _NETWORKS[version](fields[network_key], strict=False)
+    length = int(fields.get(len_key) or default_subnet_len(network))
+    first, last = default_range(network, length)
+    address = type(network.network_address)
+    low, high = address(fields.get(min_key) or first), address(fields.get(max_key) or last)
+    return Pool(version, str(network), length, str(low), str(high))
 
 
 def _canonical_backend(data: Mapping[str, Any]) -> Dict[str, Any]:
@@ -95,50 +142,74 @@ def encode_lease(lease: Lease) -> str:
 def decode_lease(name: str, text: str, life: str) -> Optional[Lease]:
     """A lease from the last part of its key and its value; None when the key is none of flannel's.
 
-    A value that cannot be understood gives a lease of nobody: its subnet is taken all the same.
+    A value that cannot be understood gives a lease of nobody: its subnets are taken all the same.
     """
     subnets = _subnets_of(name)
     if subnets is None:
         return None
     value = _mapping(text)
-    return Lease(
-        subnet=subnets[0],
-        address=str(value.get("PublicIP") or ""),
-        backend_type=str(value.get("BackendType") or ""),
-        data=_canonical_data(value.get("BackendData")),
-        life=life,
-        subnet6=subnets[1],
-        address6=str(value.get("PublicIPv6") or ""),
-        data6=_canonical_data(value.get("BackendV6Data")),
-    )
+    halves = []
+    for version, subnet in zip(VERSIONS, subnets):
+        address_key, data_key = (value.get(key.lower()) for key in _LEASE_KEYS[version])
+        halves.append(Half(version, subnet, _canonical_address(address_key, version), _canonical_data(data_key)))
+    return lease_of(halves, str(value.get("backendtype") or ""), life)
 
 
 def _subnets_of(name: str) -> Optional[Tuple[str, str]]:
+    """That of IPv4, and that of IPv6 or an empty string."""
     found = _SUBNET.fullmatch(name)
     if found is None:
         return None
     try:
         subnet = str(ipaddress.IPv4Network(f"{found[1]}/{found[2]}"))
-        return subnet, str(ipaddress.IPv6Network(f"{found[3]}/{found[4]}")) if found[3] else ""
+        subnets = subnet, str(ipaddress.IPv6Network(f"{found[3]}/{found[4]}")) if found[3] else ""
     except ValueError:
         return None
+    # Written in another way than flannel's, it would be another key that is written or deleted later.
+    return subnets if lease_name(*subnets) == name else None
 
 
 def _mapping(text: str) -> Dict[str, Any]:
+    """With keys in lower case, for flannel takes them in any."""
     try:
         value = json.loads(text)
     except ValueError:
         return {}
-    return value if isinstance(value, dict) else {}
+    return {key.lower(): entry for key, entry in value.items()} if isinstance(value, dict) else {}
+
+
+def _canonical_address(value: Any, version: IpVersion) -> str:
+    """What is no address is left as it is, for others to judge."""
+    text = str(value or "")
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return text
+    return str(address) if address.version == version.number else text
 
 
 def _canonical_data(data: Any) -> str:
-    """Sorted keys (which is flannel's own order for vxlan) and a MAC address in lower case."""
+    """Sorted keys (which is flannel's own order for vxlan), and a MAC address in the form that flannel writes."""
     if data is None:
         return ""
-    if isinstance(data, dict) and isinstance(data.get("VtepMAC"), str):
-        data = {**data, "VtepMAC": data["VtepMAC"].lower()}
+    if isinstance(data, dict):
+        data = {_DATA_KEYS.get(key.lower(), key): value for key, value in data.items()}
+        if isinstance(data.get("VtepMAC"), str):
+            data["VtepMAC"] = _canonical_mac(data["VtepMAC"].lower())
     return json.dumps(data, separators=(",", ":"), sort_keys=True)
+
+
+def _canonical_mac(text: str) -> str:
+    digits = re.sub(r"[-.]", "", text)
+    if not _OTHER_MAC.fullmatch(text):
+        return text
+    return ":".join(digits[place : place + 2] for place in range(0, 12, 2))
+
+
+def backend_data(config: FlannelConfig, half: NodeHalf) -> str:
+    """What a lease says about the device of one half of a node, for the others to reach it; "" where there is none."""
+    backend = json.loads(config.backend)
+    return vxlan_data(backend["VNI"], half.mac) if config.backend_type == VXLAN else ""
 
 
 def vxlan_data(vni: int, mac: str) -> str:

@@ -115,7 +115,8 @@ def parse_address(value: Any, path: str) -> Address:
     if not isinstance(value, str):
         raise SpecError(path, f"must be an IP address, not {_shown(value)}")
     try:
-        return ipaddress.ip_address(value)
+        # An address with a zone, like fe80::1%eth0, is one of this host's alone.
+        return ipaddress.ip_address(value.replace("%", " "))
     except ValueError:
         raise SpecError(path, f"must be an IP address, not {value!r}") from None
 
@@ -125,7 +126,7 @@ def parse_network(value: Any, path: str) -> Network:
     if not isinstance(value, str) or "/" not in value:
         raise SpecError(path, f"must be a network like 10.244.0.0/16, not {_shown(value)}")
     try:
-        interface = ipaddress.ip_interface(value)
+        interface = ipaddress.ip_interface(value.replace("%", " "))
     except ValueError:
         raise SpecError(path, f"must be a network like 10.244.0.0/16, not {value!r}") from None
     if interface.ip != interface.network.network_address:

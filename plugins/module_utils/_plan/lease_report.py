@@ -6,12 +6,16 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
+from .._model.ip_version import IPV4, IPV6, VERSIONS
 from .._model.item import State
-from .._model.lease import FlannelConfig, Lease, Node
+from .._model.lease import FlannelConfig, Half, Lease, Node
 from .lease import leases_of, owners
 
+# How flannel calls the address of each half, and which MAC address is meant.
+_ADDRESSES = {IPV4: "PublicIP", IPV6: "PublicIPv6"}
+_MACS = {IPV4: "", IPV6: "IPv6 device's "}
 _Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 _SAME = (
     "One of them is left over, or two nodes are set up alike: find out which node is where, then delete the other key"
@@ -43,40 +47,50 @@ def conflicts(have: State, nodes: Iterable[Node]) -> List[Conflict]:
     leases, foreign = leases_of(have), orphans(have, nodes)
     config = next((item for item in have.values() if isinstance(item, FlannelConfig)), None)
     found = [*_unreadable(foreign), *_outside(foreign, config)]
-    found += _same(leases, "PublicIP", lambda lease: lease.address)
-    found += _same(leases, "PublicIPv6", lambda lease: lease.address6)
-    found += _same(leases, "MAC address", lambda lease: lease.mac)
-    found += _overlaps((ipaddress.IPv4Network(lease.subnet), lease) for lease in leases)
-    found += _overlaps((ipaddress.IPv6Network(lease.subnet6), lease) for lease in leases if lease.subnet6)
+    halves = [(half, lease) for lease in leases for half in lease.halves]
+    for version in VERSIONS:
+        here = [(half, lease) for half, lease in halves if half.version is version]
+        # A node may tell of its IPv6 address without having an IPv6 subnet.
+        found += _same([(getattr(lease, f"address{version.suffix}"), lease) for lease in leases], _ADDRESSES[version])
+        found += _same([(half.mac, lease) for half, lease in here], f"{_MACS[version]}MAC address")
+        found += _overlaps((ipaddress.ip_network(half.subnet), lease) for half, lease in here)
     return found
 
 
 def _unreadable(leases: Iterable[Lease]) -> Iterator[Conflict]:
     for lease in leases:
-        if not _is_address(lease.address):
-            shown = f"PublicIP {lease.address!r}" if lease.address else "no PublicIP"
-            yield Conflict((lease,), f"has a value with {shown}, which flannel cannot read", _UNREADABLE)
+        for half in lease.halves:
+            if not _is_address(half):
+                what = _ADDRESSES[half.version]
+                shown = f"{what} {half.address!r}" if half.address else f"no {what}"
+                yield Conflict((lease,), f"has a value with {shown}, which flannel cannot read", _UNREADABLE)
 
 
-def _is_address(text: str) -> bool:
+def _is_address(half: Half) -> bool:
     try:
-        ipaddress.IPv4Address(text)
+        return ipaddress.ip_address(half.address).version == half.version.number
     except ValueError:
         return False
-    return True
 
 
 def _outside(leases: Iterable[Lease], config: Optional[FlannelConfig]) -> Iterator[Conflict]:
+    pools = {pool.version: pool for pool in config.pools} if config is not None else {}
     for lease in leases:
-        if config is not None and not config.holds(lease.subnet):
-            allowed = f"a /{config.subnet_len} from {config.subnet_min} to {config.subnet_max}"
-            yield Conflict((lease,), f"is not what the network configuration allows, {allowed}", _OUTSIDE)
+        halves = {half.version: half for half in lease.halves}
+        for version in VERSIONS if pools else ():
+            pool, half = pools.get(version), halves.get(version)
+            if half is not None and pool is None:
+                yield Conflict((lease,), f"has an {version} subnet, and the network configuration none", _OUTSIDE)
+            elif half is None and pool is not None:
+                yield Conflict((lease,), f"has no {version} subnet, and the network configuration has some", _OUTSIDE)
+            elif half is not None and pool is not None and not pool.holds(half.subnet):
+                yield Conflict((lease,), f"is not what the network configuration allows, {pool}", _OUTSIDE)
 
 
-def _same(leases: Iterable[Lease], what: str, value_of: Callable[[Lease], str]) -> Iterator[Conflict]:
+def _same(values: Iterable[Tuple[str, Lease]], what: str) -> Iterator[Conflict]:
     groups: Dict[str, List[Lease]] = {}
-    for lease in leases:
-        groups.setdefault(value_of(lease), []).append(lease)
+    for value, lease in values:
+        groups.setdefault(value, []).append(lease)
     for value, group in groups.items():
         if value and len(group) > 1:
             yield Conflict(tuple(group), f"have the same {what} {value}", _SAME)

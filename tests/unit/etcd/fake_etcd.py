@@ -39,6 +39,8 @@ class FakeEtcd:
         # A call that is carried out while its answer reaches nobody.
         self.silent_after: str | None = None
         self.calls: list[str] = []
+        # Of each transaction what it did to which key.
+        self.told: list[list[tuple[str, str]]] = []
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         self.calls.append(path)
@@ -104,14 +106,18 @@ class FakeEtcd:
         for put in puts:
             if int(put.get("lease", 0)) not in {0, *self.leases}:
                 raise RefusedError("/v3/kv/txn", NOT_FOUND, "etcdserver: requested lease not found")
+        keys = [decoded(next(iter(request.values()))["key"]) for request in body["success"]]
+        assert len(set(keys)) == len(keys), "etcdserver: duplicate key given in txn request"
         self.revision += 1
-        for put in puts:
-            key = decoded(put["key"])
-            lease = self.entries[key].lease if put.get("ignore_lease") else int(put.get("lease", 0))
-            self.entries[key] = Entry(decoded(put["value"]), self.revision, lease)
-        for request in body["success"]:
-            if "request_delete_range" in request:
-                self.entries.pop(decoded(request["request_delete_range"]["key"]), None)
+        for request, key in zip(body["success"], keys, strict=True):
+            if "request_put" in request:
+                put = request["request_put"]
+                lease = self.entries[key].lease if put.get("ignore_lease") else int(put.get("lease", 0))
+                self.entries[key] = Entry(decoded(put["value"]), self.revision, lease)
+            else:
+                self.entries.pop(key, None)
+        # What those who watch are told, in this order.
+        self.told.append([(next(iter(request)), key) for request, key in zip(body["success"], keys, strict=True)])
         return {"succeeded": True}
 
     def _lease_grant(self, body: dict[str, Any]) -> dict[str, Any]:

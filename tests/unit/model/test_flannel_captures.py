@@ -14,6 +14,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.lease impo
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.lease_codec import (
     decode_config,
     decode_lease,
+    encode_config,
     encode_lease,
     lease_key,
 )
@@ -43,4 +44,15 @@ def test_lease_is_read_and_written_unchanged(path: Path) -> None:
 def test_configuration_allows_the_subnets_that_flanneld_took(path: Path) -> None:
     document = captured(path)
     config = decode_config(document["config"], "key")
-    assert all(config.holds(name.split("&")[0].replace("-", "/")) for name in document["leases"])
+    for name in document["leases"]:
+        subnets = name.replace("-", "/").split("&")
+        assert len(subnets) == len(config.pools) == 1 + ("dual" in path.stem)
+        assert all(pool.holds(subnet) for pool, subnet in zip(config.pools, subnets, strict=True))
+
+
+@pytest.mark.parametrize("path", CAPTURES, ids=lambda path: path.stem)
+def test_configuration_that_was_written_by_hand_is_written_again_alike(path: Path) -> None:
+    config = decode_config(captured(path)["config"], "key")
+    assert json.loads(encode_config(config)) == json.loads(captured(path)["config"])
+    if json.loads(config.others) == {}:
+        assert encode_config(config) == captured(path)["config"]

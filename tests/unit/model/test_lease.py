@@ -109,7 +109,7 @@ FLANNELD_HOST_GW = '{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"hos
 
 def test_lease_without_data_is_read_and_written_unchanged() -> None:
     lease = decode_lease("10.244.1.0-24", FLANNELD_HOST_GW, PERMANENT)
-    assert lease is not None and (lease.backend_type, lease.data, lease.mac) == ("host-gw", "", "")
+    assert lease is not None and (lease.backend_type, lease.data, lease.halves[0].mac) == ("host-gw", "", "")
     assert encode_lease(lease) == FLANNELD_HOST_GW
 
 
@@ -197,7 +197,7 @@ def test_value_is_byte_for_byte_what_flanneld_writes() -> None:
 def test_value_of_flanneld_is_understood() -> None:
     lease = decode_lease("10.244.3.0-24", FLANNELD_VALUE, PERMANENT)
     assert lease is not None
-    assert (lease.subnet, lease.address, lease.mac) == ("10.244.3.0/24", "192.0.2.1", "66:3b:ef:92:63:92")
+    assert (lease.subnet, lease.address, lease.halves[0].mac) == ("10.244.3.0/24", "192.0.2.1", "66:3b:ef:92:63:92")
     assert encode_lease(lease) == FLANNELD_VALUE
 
 
@@ -219,7 +219,7 @@ def test_dual_stack_key_and_value_survive_reading_and_writing() -> None:
 def test_value_that_cannot_be_understood_still_takes_the_subnet(value: str) -> None:
     lease = decode_lease("10.244.3.0-24", value, PERMANENT)
     assert lease is not None
-    assert (lease.subnet, lease.address, lease.mac) == ("10.244.3.0/24", "", "")
+    assert (lease.subnet, lease.address, lease.halves[0].mac) == ("10.244.3.0/24", "", "")
 
 
 @pytest.mark.parametrize("name", ["", "config", "10.244.3.0", "10.244.3.0/24", "10.244.3.5-24", "1.2.3.4-99", "x-24"])
