@@ -112,10 +112,11 @@ def _replacement(family: Family, have: State, want: State) -> List[Dict[str, Any
     chains = [name.partition(" ")[2] for name in old if name.startswith("chain ")]
     emptied = {chain for chain in chains if f"chain {chain}" in gone or before.get(chain) != after.get(chain)}
     added = {name: item for name, item in new.items() if old.get(name) != item}
+    filled = {chain: rules for chain, rules in after.items() if chain in emptied or f"chain {chain}" in added}
     return [
         *({"flush": {"chain": {"family": family.name, "table": TABLE, "name": chain}}} for chain in sorted(emptied)),
         *({"delete": _named(item)} for item in sorted(gone.values(), key=_creation_order, reverse=True)),
-        *_additions(added, {chain: after[chain] for chain in after if before.get(chain) != after[chain]}),
+        *_additions(added, filled),
     ]
 
 
