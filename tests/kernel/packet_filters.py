@@ -178,7 +178,11 @@ def make_default(directory: Path, kind: str, halves: Sequence[Half] = HALVES) ->
 def lacking(node: Namespace, name: str) -> str:
     """Why this filter cannot be used here, "" when it can; ``node`` is to be thrown away."""
     if name not in MULTI:
-        return ""
+        chain = "PROBE PROBE { type nat hook postrouting priority 100; }"
+        made = [
+            node.run(["nft", f"add table {h.family} PROBE; add chain {h.family} {chain}"], check=False) for h in HALVES
+        ]
+        return "the kernel has no NAT of nftables" if any(done.returncode for done in made) else ""
     if shutil.which(MULTI[name]) is None:
         return f"{name} is not installed"
     for half in HALVES:
