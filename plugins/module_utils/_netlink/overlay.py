@@ -4,19 +4,20 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from .._model.backend import IPIP, IPIP_DEVICE, IPV6_PREFIX, VXLAN
-from .._model.datapath import Device, DeviceAddress, IpipDevice, LinkUp, VxlanDevice
+from .._model.datapath import Device, DeviceAddress, IpipDevice, LinkUp, Route, VxlanDevice
 from .._model.errors import ApplyError, ReadError
 from .._model.ip_version import IPV4, IPV6, IpVersion, version_of
 from .._model.item import Item, Key, State
 from .._plan.operation import ADD, DELETE, Operation
 from . import entries, ipip, links, lookup, nexthops, tables
 from .messages import BULK, MessageEncoder
-from .rtnetlink import ABSENT, CREATE, REPLACE, Message, RefusedError, Rtnetlink, interface_index
+from .rtnetlink import ABSENT, CREATE, EXCLUSIVE, REPLACE, Message, RefusedError, Rtnetlink, interface_index
 
 # linux/rtnetlink.h RT_SCOPE_LINK
 _SCOPE_LINK = 253
@@ -61,7 +62,7 @@ class OverlayAdapter:
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
         with Rtnetlink() as netlink:
-            for bulk, run in itertools.groupby(operations, lambda operation: operation.item.kind in BULK):
+            for (bulk, _deleting), run in itertools.groupby(operations, _way_to_send):
                 if bulk:
                     yield from _apply_many(netlink, run)
                     continue
@@ -169,6 +170,11 @@ def _delete(netlink: Rtnetlink, item: Item) -> None:
             raise
 
 
+def _way_to_send(operation: Operation) -> Tuple[bool, bool]:
+    """Whether in bulk; deletions apart from all else, so that what was refused at first is there before they begin."""
+    return operation.item.kind in BULK, operation.action == DELETE
+
+
 def _apply_many(netlink: Rtnetlink, operations: Iterable[Operation]) -> Iterator[Operation]:
     """Neighbors, forwarding entries, nexthop objects and routes, unacknowledged; a refusal names its object."""
     encoder = MessageEncoder()
@@ -188,8 +194,11 @@ def _apply_many(netlink: Rtnetlink, operations: Iterable[Operation]) -> Iterator
     position = 0
     for answers in netlink.change_many(messages):
         failed: Optional[Tuple[Operation, Exception]] = None
-        for operation, answer in zip(sent[position : position + len(answers)], answers):
+        for number, answer in enumerate(answers, position):
+            operation = sent[number]
             if answer is None or (operation.action == DELETE and _absent(answer)):
+                yield operation
+            elif _is_put_with_a_way(netlink, operation, messages[number], answer):
                 yield operation
             elif failed is None:
                 failed = (operation, answer)
@@ -198,6 +207,28 @@ def _apply_many(netlink: Rtnetlink, operations: Iterable[Operation]) -> Iterator
             raise _refusal(*failed) from failed[1]
     if refusal is not None:
         raise _refusal(*refusal) from refusal[1]
+
+
+def _is_put_with_a_way(netlink: Rtnetlink, operation: Operation, message: Message, refusal: RefusedError) -> bool:
+    """Whether an IPv6 route that was refused is there now.
+
+    The kernel refuses a gateway on the link while other routes, the one to be replaced too, send packets for that
+    address over another device. A route to the gateway alone makes it agree, and goes again.
+    """
+    item = operation.item
+    if not isinstance(item, Route) or not (item.onlink and ":" in item.gateway) or refusal.code != errno.EINVAL:
+        return False
+    way = Route(f"{item.gateway}/{IPV6.bits}", "", item.device, onlink=False, metric=1)
+    body = entries.encode_route(way, interface_index(item.device))
+    try:
+        netlink.change(entries.NEW_ROUTE, CREATE | EXCLUSIVE, body)
+        try:
+            netlink.change(*message)
+        finally:
+            netlink.change(entries.DELETE_ROUTE, 0, body)
+    except RefusedError:
+        return False
+    return True
 
 
 def _absent(error: Exception) -> bool:
