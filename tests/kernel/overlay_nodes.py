@@ -138,8 +138,13 @@ def snapshot(node: Namespace) -> dict[str, Any]:
         "routes6": [route for route in node.json("ip -6 -d -j route show table all") if not _automatic(route["dst"])],
         "neighbors6": _sorted(node.json("ip -6 -j neigh show nud permanent")),
         "fdb": {name: _sorted(node.json(f"bridge -j fdb show dev {name}")) for name in devices},
-        "accept_ra": {name: node.out(f"cat /proc/sys/net/ipv6/conf/{name}/accept_ra") for name in devices},
+        "accept_ra": {name: _accept_ra(node, name) for name in devices},
     }
+
+
+def _accept_ra(node: Namespace, device: str) -> str:
+    """Nothing for a device on which the kernel has no IPv6."""
+    return node.run(f"cat /proc/sys/net/ipv6/conf/{device}/accept_ra", check=False).stdout
 
 
 def _automatic(destination: str) -> bool:

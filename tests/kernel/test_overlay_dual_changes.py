@@ -67,7 +67,10 @@ DRIFT = {
     "route": ("ip route del fd00:10:244:2::/64", ["+ route"]),
     "address": (f"ip address del fd00:10:244:1::/128 dev {DEVICE}", ["+ address"]),
     "mtu": (f"ip link set {DEVICE} mtu 1300", ["~ vxlan"]),
-    "mtu without IPv6": (f"ip link set {DEVICE} mtu 1200", ["~ vxlan", "+ address", *["+ neighbor"] * 2, *["+ route"] * 2]),
+    "mtu without IPv6": (
+        f"ip link set {DEVICE} mtu 1200",
+        ["~ vxlan", "+ address", *["+ neighbor"] * 2, *["+ route"] * 2],
+    ),
     "accept_ra": (f"sysctl -q -w net/ipv6/conf/{DEVICE}/accept_ra=1", ["~ vxlan"]),
     "link": (f"ip link set {DEVICE} down", ["+ address", "+ link", *["+ neighbor"] * 2, *["+ route"] * 2]),
     "device": (
@@ -76,7 +79,7 @@ DRIFT = {
     ),
     "IPv6 of the device": (
         f"sysctl -q -w net/ipv6/conf/{DEVICE}/disable_ipv6=1 net/ipv6/conf/{DEVICE}/disable_ipv6=0",
-        ["+ address", *["+ route"] * 2],
+        ["+ address", *["+ neighbor"] * 2, *["+ route"] * 2],
     ),
 }
 
@@ -150,9 +153,9 @@ OURS = "fd00:10:244:2::/64 via fd00:10:244:2:: dev flannel-v6.1 metric 1024 onli
         ["dev eth1"],
         ["nexthop via 2001:db8::2 nexthop via 2001:db8::3"],
         ["via fd00:10:244:2::1 dev flannel-v6.1 onlink"],
-        ["dev eth1", "via 2001:db8::2"],
-        ["via 2001:db8::2", "dev eth1"],
-        ["via 2001:db8::2", "dev eth1", "dev eth0", "via 2001:db8::3"],
+        ["via 2001:db8::2", "dev eth1", "dev eth0"],
+        ["dev flannel-v6.1", "dev eth0"],
+        ["via 2001:db8::2", "via 2001:db8::3", "dev eth1"],
     ],
     ids=str,
 )
@@ -165,12 +168,31 @@ def test_routes_of_others_to_a_peer_are_replaced_by_one(
         node.run("ip route del fd00:10:244:2::/64")
     for way in foreign:
         node.run(f"ip -6 route append fd00:10:244:2::/64 {way}")
-    result = run_module(MODULE, dual_document(1, 2, 3), netns=node)
-    assert result["changed"]
-    if ways(node, "fd00:10:244:2::/64") != [OURS]:
-        assert run_module(MODULE, dual_document(1, 2, 3), netns=node)["changed"]
+    assert run_module(MODULE, dual_document(1, 2, 3), netns=node)["changed"]
     assert ways(node, "fd00:10:244:2::/64") == [OURS]
     assert not run_module(MODULE, dual_document(1, 2, 3), netns=node)["changed"]
+
+
+def test_route_of_others_that_the_kernel_kept_to_itself_is_noticed(node: Namespace, run_module: RunModule) -> None:
+    """It tells nothing of one between two ways of another route until these are gone."""
+    for way in ("via 2001:db8::2", "dev eth1", "via 2001:db8::3"):
+        node.run(f"ip -6 route append fd00:10:244:2::/64 {way}")
+    before = snapshot(node)
+    refusal = run_module(MODULE, dual_document(1, 2, 3), netns=node, fails=True)
+    assert refusal["error_type"] == "VerifyError"
+    assert "still wants: - route fd00:10:244:2::/64 dev eth1 metric 1024 duplicate 1" in refusal["msg"]
+    assert snapshot(node) == before
+    node.run("ip -6 route del fd00:10:244:2::/64 via :: dev eth1")
+    run_module(MODULE, dual_document(1, 2, 3), netns=node)
+    assert ways(node, "fd00:10:244:2::/64") == [OURS]
+
+
+def test_second_ipv4_route_to_a_peer_is_removed(node: Namespace, run_module: RunModule) -> None:
+    before = snapshot(node)
+    node.run("ip route append 10.244.2.0/24 via 192.0.2.9 dev eth0")
+    node.run("ip route append unreachable 10.244.2.0/24")
+    assert kinds(run_module(MODULE, dual_document(1, 2, 3), netns=node)) == ["- route", "- route"]
+    assert snapshot(node) == before
 
 
 @pytest.mark.parametrize("kind", ["unreachable", "blackhole", "prohibit"])
@@ -242,9 +264,7 @@ def test_host_gw_leaves_routes_of_others_on_the_underlay(netns: Namespaces, run_
     ],
     ids=["port", "interface", "mac6", "local address"],
 )
-def test_device_is_made_anew(
-    netns: Namespaces, run_module: RunModule, change: dict[str, Any], prepare: str
-) -> None:
+def test_device_is_made_anew(netns: Namespaces, run_module: RunModule, change: dict[str, Any], prepare: str) -> None:
     node, fresh = lone_node(netns), lone_node(netns)
     for each in (node, fresh) if prepare else ():
         each.run(prepare)

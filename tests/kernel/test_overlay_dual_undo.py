@@ -45,7 +45,7 @@ def test_undo_of_changed_peers_and_collected_entries(netns: Namespaces, converge
 
 @pytest.mark.parametrize(
     ("more", "count"),
-    [({"backend": {"vni": 42}}, 36), ({"backend": HOST_GW}, 21)],
+    [({"backend": {"vni": 42}}, 34), ({"backend": HOST_GW}, 20)],
     ids=["another vni", "host-gw"],
 )
 def test_undo_of_another_backend_and_of_the_way_back(

@@ -10,7 +10,7 @@ import socket
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from .._model.backend import IPIP, IPIP_DEVICE, IPV6_PREFIX, VXLAN
-from .._model.datapath import Device, DeviceAddress, IpipDevice, LinkUp, Route, VxlanDevice
+from .._model.datapath import DUPLICATE, Device, DeviceAddress, IpipDevice, LinkUp, Route, VxlanDevice
 from .._model.errors import ApplyError, ReadError
 from .._model.ip_version import IPV4, IPV6, IpVersion, version_of
 from .._model.item import Item, Key, State
@@ -50,8 +50,8 @@ class OverlayAdapter:
         return state
 
     def read_again(self, operations: Sequence[Operation]) -> Optional[Dict[Key, Optional[Item]]]:
-        """Asks for the objects one by one, unless one of them carries others."""
-        if any(operation.item.kind not in BULK for operation in operations):
+        """Asks for the objects one by one, unless one of them carries others, or there may be more with its key."""
+        if any(each.item.kind not in BULK or _is_one_of_several(each) for each in operations):
             return None
         try:
             with Rtnetlink() as netlink:
@@ -140,6 +140,13 @@ class OverlayAdapter:
             )
 
 
+def _is_one_of_several(operation: Operation) -> bool:
+    """Dumps of IPv6 routes pass over what stands between the parts of a route with several ways, until it is gone."""
+    several = ("multipath", DUPLICATE)
+    routes = [item for item in (operation.item, operation.previous) if isinstance(item, Route) and item.options]
+    return any(name in several for route in routes for name, _value in route.options)
+
+
 def _kind_of_name(name: str) -> str:
     return IPIP if name == IPIP_DEVICE else VXLAN
 
@@ -160,7 +167,7 @@ def _delete(netlink: Rtnetlink, item: Item) -> None:
         if isinstance(item, (VxlanDevice, IpipDevice)):
             links.delete_link(netlink, item.name)
         elif isinstance(item, LinkUp):
-            links.set_up(netlink, item.device, False)
+            _set_down(netlink, item.device)
         else:
             assert isinstance(item, DeviceAddress)
             body = entries.encode_address(item, interface_index(item.device))
@@ -168,6 +175,18 @@ def _delete(netlink: Rtnetlink, item: Item) -> None:
     except (RefusedError, OSError) as error:
         if not _absent(error):
             raise
+
+
+def _set_down(netlink: Rtnetlink, device: str) -> None:
+    """The kernel takes IPv6 addresses of a device along when it goes down, but lets one that is down have some. It tells
+    the latest one first."""
+    index = interface_index(device)
+    request = entries.address_request(index, IPV6.family)
+    found = [entries.decode_address(message, device) for message in netlink.dump(entries.GET_ADDRESS, request)]
+    links.set_up(netlink, device, False)
+    for found_index, _flags, address in reversed(found):
+        if found_index == index and address.scope != _SCOPE_LINK:
+            netlink.change(entries.NEW_ADDRESS, CREATE | REPLACE, entries.encode_address(address, index))
 
 
 def _way_to_send(operation: Operation) -> Tuple[bool, bool]:
