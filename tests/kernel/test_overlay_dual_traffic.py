@@ -1,6 +1,6 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Packets of both IP versions over the overlay: who sees what at which size, and what is lost while something changes."""
+"""Packets of both IP versions over the overlay: who sees what at which size, and what is lost during changes."""
 
 from __future__ import annotations
 

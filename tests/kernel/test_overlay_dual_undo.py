@@ -73,6 +73,20 @@ def test_undo_of_a_half_that_goes_and_comes(netns: Namespaces, converge: Converg
     assert check_every_position(node, converge, dual, single) == count
 
 
+def test_undo_of_replacing_a_device_of_others(netns: Namespaces, converge: Converge) -> None:
+    """A device with properties that ours never have comes back with them."""
+    node = lone_node(netns)
+    node.run(
+        "ip link add flannel-v6.1 address 02:00:00:00:00:56 mtu 1400 txqlen 500 type vxlan id 1 group ff05::100"
+        " dev eth1 local 2001:db8::1 dstport 8472 srcport 40000 50000 learning ttl 5 udp6zerocsumtx udp6zerocsumrx ageing 77"
+    )
+    node.run("ip link set flannel-v6.1 up")
+    for address in ("2001:db8:9::1", "2001:db8:9::2", "fd00:10:244:9::9"):
+        node.run(f"ip address add {address}/64 dev flannel-v6.1 nodad")
+    assert check_every_position(node, converge, family_document("ipv6", 1, 2), None) > 10
+    assert "group" not in node.out("ip -d link show flannel-v6.1").replace("group default", "")
+
+
 def test_undo_of_direct_routing(netns: Namespaces, converge: Converge) -> None:
     node = settled(netns, converge)
     direct = dual_document(1, 2, 3, backend=DIRECT)

@@ -12,7 +12,7 @@ from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Optional, Seq
 from .._model.backend import IPIP, IPIP_DEVICE, IPV6_PREFIX, VXLAN
 from .._model.datapath import DUPLICATE, Device, DeviceAddress, IpipDevice, LinkUp, Route, VxlanDevice
 from .._model.errors import ApplyError, ReadError
-from .._model.ip_version import IPV4, IPV6, IpVersion, version_of
+from .._model.ip_version import IPV4, IPV6, VERSIONS, IpVersion, version_of
 from .._model.item import Item, Key, State
 from .._plan.operation import ADD, DELETE, Operation
 from . import entries, ipip, links, lookup, nexthops, tables
@@ -89,7 +89,8 @@ class OverlayAdapter:
             devices = frozenset(indexes.values())
             if nexthops.supported(netlink):
                 tables.read_nexthops(netlink, names, devices, self._keys, state)
-            for version in versions:
+            # In the same order in every run, as a set is not.
+            for version in (version for version in VERSIONS if version in versions):
                 tables.read_routes(netlink, version, names, devices, self._keys, state)
 
     def _decode(self, link: Any, name: str) -> Device:
@@ -178,8 +179,8 @@ def _delete(netlink: Rtnetlink, item: Item) -> None:
 
 
 def _set_down(netlink: Rtnetlink, device: str) -> None:
-    """The kernel takes IPv6 addresses of a device along when it goes down, but lets one that is down have some. It tells
-    the latest one first."""
+    """The kernel takes IPv6 addresses of a device along when it goes down, but lets one that is down have some. The
+    latest one is told first."""
     index = interface_index(device)
     request = entries.address_request(index, IPV6.family)
     found = [entries.decode_address(message, device) for message in netlink.dump(entries.GET_ADDRESS, request)]
@@ -215,9 +216,7 @@ def _apply_many(netlink: Rtnetlink, operations: Iterable[Operation]) -> Iterator
         failed: Optional[Tuple[Operation, Exception]] = None
         for number, answer in enumerate(answers, position):
             operation = sent[number]
-            if answer is None or (operation.action == DELETE and _absent(answer)):
-                yield operation
-            elif _is_put_with_a_way(netlink, operation, messages[number], answer):
+            if answer is None or _is_settled(netlink, operation, messages[number], answer):
                 yield operation
             elif failed is None:
                 failed = (operation, answer)
@@ -226,6 +225,13 @@ def _apply_many(netlink: Rtnetlink, operations: Iterable[Operation]) -> Iterator
             raise _refusal(*failed) from failed[1]
     if refusal is not None:
         raise _refusal(*refusal) from refusal[1]
+
+
+def _is_settled(netlink: Rtnetlink, operation: Operation, message: Message, refusal: RefusedError) -> bool:
+    """Whether a refused operation needs no more, or no longer."""
+    if operation.action == DELETE:
+        return _absent(refusal)
+    return _is_put_with_a_way(netlink, operation, message, refusal)
 
 
 def _is_put_with_a_way(netlink: Rtnetlink, operation: Operation, message: Message, refusal: RefusedError) -> bool:

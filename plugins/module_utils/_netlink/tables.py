@@ -140,8 +140,8 @@ def read_routes(
     wanted: AbstractSet[Key],
     into: State,
 ) -> None:
-    """Routes of all tables over one of the devices but the kernel's own, and those that have one of the wanted keys. The
-    first one with a key is that which the kernel would replace."""
+    """Routes of all tables over one of the devices but the kernel's own, and those that have one of the wanted keys.
+    Further ones with the same key are numbered."""
     reader = _RouteReader(names, devices, wanted, into)
     for data in netlink.dump_chunks(entries.GET_ROUTE, entries.route_request(version.family)):
         reader.read(data, _cut4 if version is IPV4 else _cut6, _FORMS[version].text)
@@ -206,7 +206,7 @@ class _RouteReader:
 
     def _read_one(self, message: bytes, layout: Optional[Tuple[int, bytes, bytes]]) -> None:
         _index, item = entries.decode_route(message, self._names)
-        key = item.key
+        key = item.place
         ours = item.device in self._devices and item.protocol != PROTOCOL_KERNEL
         if ours or key in self._wanted:
             self._keep(item)
