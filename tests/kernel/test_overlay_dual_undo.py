@@ -78,7 +78,8 @@ def test_undo_of_replacing_a_device_of_others(netns: Namespaces, converge: Conve
     node = lone_node(netns)
     node.run(
         "ip link add flannel-v6.1 address 02:00:00:00:00:56 mtu 1400 txqlen 500 type vxlan id 1 group ff05::100"
-        " dev eth1 local 2001:db8::1 dstport 8472 srcport 40000 50000 learning ttl 5 udp6zerocsumtx udp6zerocsumrx ageing 77"
+        " dev eth1 local 2001:db8::1 dstport 8472 srcport 40000 50000 learning ttl 5 udp6zerocsumtx"
+        " udp6zerocsumrx ageing 77"
     )
     node.run("ip link set flannel-v6.1 up")
     for address in ("2001:db8:9::1", "2001:db8:9::2", "fd00:10:244:9::9"):
