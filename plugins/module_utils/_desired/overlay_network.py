@@ -65,8 +65,7 @@ def _converge(content: Mapping[str, Any], check: bool) -> Outcome:
         underlays = [_underlay(netlink, overlay.backend, family, devices) for family in overlay.families]
         with_nexthops = _with_nexthops(netlink, overlay)
     wanted = _wanted(overlay, underlays, earlier, 0 if with_accept_ra else None, with_nexthops)
-    keys = [key for key in wanted.items if key[0] in ("route", "nexthop")]
-    datapath = OverlayAdapter(devices, [*keys, *wanted.earlier], with_accept_ra)
+    datapath = OverlayAdapter(devices, wanted.keys, with_accept_ra)
     adapter = _adapter(datapath, _env_paths([overlay, *earlier]))
     return engine_converge(adapter, lambda have: plan_overlay(have, wanted), check, lambda: store.noted(KIND, content))
 

@@ -217,6 +217,8 @@ def _device_items(backend: Backend, family: Family, underlay: Underlay, accept_r
     node, name, version = family.node, family.device, family.version
     local, mtu = underlay.address or node.address, device_mtu(backend, underlay, version)
     if backend.type == VXLAN:
+        # The kernel has no IPv6, and no such sysctl, on a device with a smaller MTU.
+        has_ipv6 = mtu >= IPV6.smallest_mtu
         yield VxlanDevice(
             name,
             backend.vni,
@@ -227,7 +229,7 @@ def _device_items(backend: Backend, family: Family, underlay: Underlay, accept_r
             mtu,
             backend.learning,
             backend.gbp,
-            accept_ra,
+            accept_ra if has_ipv6 else None,
         )
     elif backend.type == IPIP:
         yield IpipDevice(name, local, mtu)
