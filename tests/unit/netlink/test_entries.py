@@ -101,7 +101,7 @@ def test_forwarding_entry_is_sent_with_state_and_flag_of_flannel() -> None:
         tos=st.integers(0, 255),
         source=st.one_of(st.just(""), V4),
         nexthop_id=st.just(0),
-        options=options(metrics=st.just("0800020014050000"), realm=NUMBERS, preference=st.integers(0, 255)),
+        options=options(metrics=st.just("0800020014050000"), realm=NUMBERS, preference=st.integers(1, 255)),
     )
 )
 def test_route_comes_back(item: Route) -> None:
