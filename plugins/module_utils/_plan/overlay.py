@@ -59,6 +59,9 @@ class Wanted:
 def plan_overlay(have: State, wanted: Wanted) -> List[Operation]:
     """Pure, and linear in the number of objects. Raises PrerequisiteError for a wanted destination that is a connected
     network of the node, and for a nexthop object that is somebody else's."""
+    if have == wanted.items:
+        # What most runs find, and what verifying finds; looking for differences takes several times as long.
+        return []
     ours = _devices(have)
     rebuilt = _removals(_outdated(have, wanted.items, ours))
     rest = outcome_of(have, rebuilt) if rebuilt else have
