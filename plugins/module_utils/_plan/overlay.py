@@ -64,17 +64,17 @@ def plan_overlay(have: State, wanted: Wanted) -> List[Operation]:
         return []
     ours = _devices(have)
     rebuilt = _removals(_outdated(have, wanted.items, ours))
-    rest = outcome_of(have, rebuilt) if rebuilt else have
-    want = {**wanted.items, **_kept(have, wanted)}
+    left = outcome_of(have, rebuilt)
+    restored = state_of(operation.item for operation in rebuilt if _is_kept(operation.item, wanted))
     steps: Dict[str, List[Operation]] = {step: [] for step in _BUILD}
-    for key, item in want.items():
-        found = rest.get(key)
+    for key, item in {**wanted.items, **restored}.items():
+        found = left.pop(key, None)
         if found != item and not same(found, item):
             operation = Operation(ADD, item) if found is None else Operation(REPLACE, item, found)
             if key in have:
                 _refuse_foreign(have, operation, wanted)
             steps[_step(operation)].append(operation)
-    gone = [item for key, item in rest.items() if key not in want and _collected(item, ours, wanted)]
+    gone = [item for item in left.values() if _collected(item, ours, wanted)]
     return rebuilt + [operation for step in _BUILD for operation in steps[step]] + _removals(gone)
 
 
@@ -94,6 +94,8 @@ def _removals(items: List[Item]) -> List[Operation]:
 
 def _collected(item: Item, ours: Set[str], wanted: Wanted) -> bool:
     """Routes and nexthop objects of other devices only where an earlier run made them."""
+    if _is_kept(item, wanted):
+        return False
     if not isinstance(item, (Route, Nexthop)) or item.device in ours:
         return True
     return item.protocol == PROTOCOL_BOOT and wanted.earlier.get(item.key) == item.gateway
@@ -130,18 +132,13 @@ def _in_the_way(name: str, have: State, want: State) -> bool:
     return any(isinstance(item, VxlanDevice) and found.disagrees_with(item) for item in devices)
 
 
-def _kept(have: State, wanted: Wanted) -> State:
-    """Addresses outside of the pod network that somebody put on our device: they stay, as with flannel."""
-    if not wanted.networks:
-        return {}
-    devices = _devices(wanted.items)
-    return state_of(
-        item
-        for item in have.values()
-        if isinstance(item, DeviceAddress)
-        and item.device in devices
-        and not any(ipaddress.ip_interface(item.address).ip in network for network in wanted.networks)
-    )
+def _is_kept(item: Item, wanted: Wanted) -> bool:
+    """Addresses outside of the pod networks that somebody put on our device stay, as with flannel."""
+    if not isinstance(item, DeviceAddress) or not wanted.networks:
+        return False
+    address = ipaddress.ip_interface(item.address).ip
+    stays = any((device.kind, item.device) in wanted.items for device in (VxlanDevice, IpipDevice))
+    return stays and not any(address in network for network in wanted.networks)
 
 
 def _refuse_foreign(have: State, operation: Operation, wanted: Wanted) -> None:
