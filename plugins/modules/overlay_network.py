@@ -187,6 +187,12 @@ operations:
   returned: success
   type: list
   elements: str
+left_out:
+  description: Number of objects by kind that RV(before), RV(after) and RV(operations) do not show. They show the first
+    100 of each.
+  returned: when there are more
+  type: dict
+  sample: {operations: {fdb: 4900, neighbor: 4900, nexthop: 4900, route: 4900}}
 device:
   description: Name of the backend's device for IPv4. Null with V(host-gw).
   returned: success
