@@ -143,7 +143,7 @@ def measured(numbers: Sequence[int], families: Sequence[str], runs: int) -> Iter
     # Not before: what is in memory when a process is started counts as that one's peak too.
     from tests.bench import start
 
-    yield from start.measured(numbers, runs)
+    yield from start.measured(numbers, families, runs)
 
 
 def main() -> None:

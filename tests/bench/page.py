@@ -60,11 +60,14 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def panels(records: Sequence[Record]) -> list[Panel]:
-    """One for each family's apply, and one for the start."""
+    """One for each family's apply and start."""
     applied = {"engine_s": "engine", "ours_s": "whole process", "reference_s": "ip -batch, bridge -batch"}
     started = {"ours_s": "our modules", "reference_s": "flanneld"}
-    wanted = [(f"Apply, {name}", "apply", family, applied) for family, name in _FAMILY_NAMES.items()]
-    made = [_panel(*each, records) for each in (*wanted, ("Start, IPv4", "start", "ipv4", started))]
+    made = [
+        _panel(f"{case.capitalize()}, {name}", case, family, lines, records)
+        for case, lines in (("apply", applied), ("start", started))
+        for family, name in _FAMILY_NAMES.items()
+    ]
     return [panel for panel in made if panel.lines[0].points]
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 UNDERLAY = "eth0"
 # Peers' subnets are /23 of 10.0.0.0/8, so that 20,000 and more fit; nodes live in 172.16.0.0/12.
-NETWORK, NETWORK6 = "10.0.0.0/8", "fd00:10:244::/48"
 _FIRST_SUBNET, _SUBNET_SIZE = 10 << 24, 512
 _FIRST_NODE = (172 << 24) + (16 << 16) + 1
 
@@ -22,14 +21,15 @@ class Half:
     address, ``length`` that of a subnet's prefix."""
 
     suffix: str
+    network: str
     device: str
     mtu: int
     bits: int
     length: int
 
 
-IPV4 = Half("", "flannel.1", 1450, 32, 23)
-IPV6 = Half("6", "flannel-v6.1", 1430, 128, 64)
+IPV4 = Half("", "10.0.0.0/8", "flannel.1", 1450, 32, 23)
+IPV6 = Half("6", "fd00:10:244::/48", "flannel-v6.1", 1430, 128, 64)
 FAMILIES = {"ipv4": (IPV4,), "dual": (IPV4, IPV6)}
 
 
@@ -63,12 +63,15 @@ class Peer:
 def document(peers: int, family: str) -> dict[str, Any]:
     """Parameters of overlay_network for node 0 with so many peers."""
     return {
-        "network": NETWORK,
-        **({"network6": NETWORK6} if IPV6 in FAMILIES[family] else {}),
+        **networks(family),
         "node": Peer(0).entry(family),
         "peers": [Peer(number).entry(family) for number in range(1, peers + 1)],
         "interface": UNDERLAY,
     }
+
+
+def networks(family: str) -> dict[str, str]:
+    return {f"network{half.suffix}": half.network for half in FAMILIES[family]}
 
 
 def underlay_addresses(family: str) -> list[str]:

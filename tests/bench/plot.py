@@ -1,6 +1,6 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Charts with logarithmic axes as one SVG picture: seconds against numbers of peers, panels side by side."""
+"""Charts with logarithmic axes as one SVG picture: seconds against numbers of peers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape
 Points = Sequence[tuple[float, float]]
 # Told apart by people who are blind to some colors too (Okabe and Ito).
 GREEN, BLUE, ORANGE = "#009e73", "#0072b2", "#d55e00"
-_WIDTH, _HEIGHT = 340, 300
+_WIDTH, _HEIGHT, _IN_A_ROW = 340, 300, 2
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 15, 35, 45
 _GRID, _TEXT = "#dddddd", "#333333"
 
@@ -53,14 +53,15 @@ def svg(panels: Sequence[Panel]) -> str:
     points = [point for panel in panels for line in panel.lines for point in line.points]
     across = _axis([x for x, _y in points], _LEFT, _WIDTH - _RIGHT)
     upward = _axis([y for _x, y in points], _HEIGHT - _BOTTOM, _TOP)
-    width = _WIDTH * len(panels)
+    width, height = _WIDTH * min(len(panels), _IN_A_ROW), _HEIGHT * math.ceil(len(panels) / _IN_A_ROW)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {_HEIGHT}" width="{width}" height="{_HEIGHT}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
         f' font-family="sans-serif" font-size="12" fill="{_TEXT}">',
         '<rect width="100%" height="100%" fill="white"/>',
     ]
     for number, panel in enumerate(panels):
-        parts += [f'<g transform="translate({number * _WIDTH} 0)">', *_drawn(panel, across, upward), "</g>"]
+        place = f"{number % _IN_A_ROW * _WIDTH} {number // _IN_A_ROW * _HEIGHT}"
+        parts += [f'<g transform="translate({place})">', *_drawn(panel, across, upward), "</g>"]
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

@@ -50,8 +50,9 @@ def test_a_page_without_its_marks_is_left_alone() -> None:
         with_figures("words\n", RECORDS, "")
 
 
-def test_the_picture_has_a_panel_for_each_family_and_the_start() -> None:
+def test_the_picture_has_a_panel_for_each_case_and_family_that_was_measured() -> None:
     drawn = ElementTree.fromstring(svg(panels(RECORDS)))
+    assert (drawn.attrib["width"], drawn.attrib["height"]) == ("680", "600")
     groups = drawn.findall(f"{SVG}g")
     assert [group[0].text for group in groups] == ["Apply, IPv4", "Apply, IPv4 and IPv6", "Start, IPv4"]
     assert [len(group.findall(f"{SVG}polyline")) for group in groups] == [3, 3, 2]
