@@ -80,7 +80,8 @@ def parse_overlay(document: Any) -> Overlay:
     section = Section(document)
     networks = _networks(section)
     backend = parse_backend(section.section("backend", {}))
-    own, listed = section.section("node"), of_backend(section.sections("peers", []), backend.type)
+    own, entries = section.section("node"), section.entries("peers", [])
+    listed = {path: entry for path, entry in entries.items() if of_backend(entry, backend.type)}
     families = []
     for network in networks:
         reader = MemberReader(network, backend.has_mac)
