@@ -44,8 +44,8 @@ def plug(lab: Lab, node: str) -> None:
     binding = lab.node_dir(node) / "netns"
     _libc.umount2(os.fsencode(binding), _MNT_DETACH)
     binding.touch()
-    # A new namespace inherits the host's forwarding switch; a machine that boots has it off.
-    forwarding_off = "echo 0 > /proc/sys/net/ipv4/conf/all/forwarding"
+    # A new namespace inherits the host's forwarding switches; a machine that boots has them off.
+    forwarding_off = "for switch in /proc/sys/net/ipv[46]/conf/all/forwarding; do echo 0 > $switch; done"
     run(["unshare", f"--net={binding}", "sh", "-c", forwarding_off])
     network.remove_port(lab, node)
     network.add_veth(lab, node, binding)

@@ -22,6 +22,7 @@ SYMBOLS = {
     "ip_vs": ("IP_VS", "IP_VS_RR", "NETFILTER_XT_MATCH_IPVS"),
     "ipip": ("NET_IPIP",),
     "ipset": ("IP_SET", "IP_SET_HASH_IPPORT"),
+    "ipv6": ("IPV6",),
     "ipvlan": ("IPVLAN",),
     "macvlan": ("MACVLAN",),
     "netem": ("NET_SCH_NETEM",),
@@ -48,6 +49,7 @@ _NAT_CHAIN = "{ type nat hook postrouting priority 100; }"
 _TRIALS = {
     "ip_vs": (("", "modprobe -q ip_vs; modprobe -q ip_vs_rr; modprobe -q xt_ipvs; [ -e /proc/net/ip_vs ]"),),
     "ipset": (("ipset", "modprobe -q ip_set_hash_ipport; ipset create t hash:ip,port"),),
+    "ipv6": (("", "[ -e /proc/sys/net/ipv6/conf/all/forwarding ]"),),
     "netem": (("tc", "ip link add probe-veth type veth && tc qdisc add dev probe-veth root netem delay 1ms"),),
     "netfilter_nat": (
         ("nft", f"nft 'add table ip t; add chain ip t c {_NAT_CHAIN}'"),

@@ -8,20 +8,23 @@ import ipaddress
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lab.errors import LabError, run
 from lab.state import check_name
 
+ADDRESS6 = "cluster_node_address6"
 DEFAULT_LAN = "192.0.2.0/24"
 DEFAULT_MEMORY_MIB = 512
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A lab as an inventory describes it: nodes maps names to addresses inside lan."""
+    """A lab as an inventory describes it: nodes maps names to addresses inside lan, nodes6 those that have an IPv6
+    address to addresses inside lan6. lan6 and gateway6 are empty for a LAN without IPv6."""
 
     name: str
     lan: str
@@ -30,6 +33,9 @@ class Wanted:
     packages: tuple[str, ...]
     memory: int
     nodes: dict[str, str]
+    lan6: str = ""
+    gateway6: str = ""
+    nodes6: dict[str, str] = field(default_factory=dict)
 
 
 def read(directory: Path) -> Wanted:
@@ -48,38 +54,62 @@ def parse(listing: dict[str, Any]) -> Wanted:
     if not hosts:
         raise LabError("the inventory has no hosts")
     shared = next(iter(hosts.values()))
-    lan = _network(shared.get("lab_lan", DEFAULT_LAN))
+    lan = _network(ipaddress.IPv4Network, shared.get("lab_lan", DEFAULT_LAN), "lab_lan")
     gateway = str(shared.get("lab_gateway", lan[1]))
-    _inside(gateway, lan, "lab_gateway")
     nodes = {name: str(values.get("ansible_host", "")) for name, values in sorted(hosts.items())}
-    owners: dict[str, str] = {gateway: "lab_gateway"}
-    for name, address in nodes.items():
-        _inside(address, lan, f"hosts.{name}.ansible_host")
-        if address in owners:
-            raise LabError(f"hosts.{name}.ansible_host: {address} belongs to {owners[address]} already")
-        owners[address] = name
+    _check(lan, "lab_lan", gateway, nodes, "ansible_host")
     return Wanted(
         name=check_name(str(shared.get("lab_name", "lab"))),
         lan=str(lan),
         gateway=gateway,
-        features=tuple(shared.get("lab_features", ())),
+        features=(*shared.get("lab_features", ()), *(["ipv6"] if shared.get("lab_lan6") else [])),
         packages=tuple(sorted(set(shared.get("lab_packages", ())))),
         memory=int(shared.get("lab_memory_mib", DEFAULT_MEMORY_MIB)),
         nodes=nodes,
+        **_ipv6(shared, hosts),
     )
 
 
-def _network(text: str) -> ipaddress.IPv4Network:
+def _ipv6(shared: dict[str, Any], hosts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The fields of a Wanted for IPv6, none for a LAN without it."""
+    given = {name: values.get(ADDRESS6) for name, values in sorted(hosts.items())}
+    nodes = {name: str(address) for name, address in given.items() if address}
+    if not shared.get("lab_lan6"):
+        for name in nodes:
+            raise LabError(f"hosts.{name}.{ADDRESS6}: the lab's LAN has no IPv6; set lab_lan6")
+        return {}
+    lan = _network(ipaddress.IPv6Network, shared["lab_lan6"], "lab_lan6")
+    gateway = str(lan[1])
+    _check(lan, "lab_lan6", gateway, nodes, ADDRESS6)
+    return {"lan6": str(lan), "gateway6": gateway, "nodes6": nodes}
+
+
+def _check(lan: _Network, name: str, gateway: str, nodes: dict[str, str], variable: str) -> None:
+    """Addresses are inside the LAN, and each is one node's alone."""
+    owner = name.replace("lan", "gateway")
+    _inside(gateway, lan, owner, name)
+    owners = {gateway: owner}
+    for node, address in nodes.items():
+        item = f"hosts.{node}.{variable}"
+        _inside(address, lan, item, name)
+        if address in owners:
+            raise LabError(f"{item}: {address} belongs to {owners[address]} already")
+        owners[address] = node
+
+
+def _network(kind: type[_Network], text: str, item: str) -> _Network:
     try:
-        return ipaddress.IPv4Network(text)
+        return kind(text)
     except ValueError as error:
-        raise LabError(f"lab_lan: {error}") from None
+        raise LabError(f"{item}: {error}") from None
 
 
-def _inside(address: str, lan: ipaddress.IPv4Network, item: str) -> None:
+def _inside(address: str, lan: _Network, item: str, name: str) -> None:
     try:
-        inside = ipaddress.IPv4Address(address) in lan
+        parsed = ipaddress.ip_address(address)
     except ValueError:
-        raise LabError(f"{item}: {address!r} is not an IPv4 address") from None
-    if not inside:
-        raise LabError(f"{item}: {address} is outside the lab's LAN {lan} (lab_lan)")
+        parsed = None
+    if parsed is None or parsed.version != lan.version:
+        raise LabError(f"{item}: {address!r} is not an IPv{lan.version} address")
+    if parsed not in lan:
+        raise LabError(f"{item}: {address} is outside the lab's LAN {lan} ({name})")

@@ -88,6 +88,7 @@ def _new(wanted: inventory.Wanted, directory: Path, kind: str | None) -> Lab:
     return Lab(
         name=wanted.name, inventory=str(directory), kind=chosen, lan=wanted.lan, gateway=wanted.gateway,
         memory=wanted.memory, nodes=wanted.nodes, root=str(root), disk=disk, mirror=str(packages),
+        lan6=wanted.lan6, gateway6=wanted.gateway6, nodes6=wanted.nodes6,
     )  # fmt: skip
 
 
@@ -98,9 +99,10 @@ def _again(known: Lab, wanted: inventory.Wanted, directory: Path, kind: str | No
         raise LabError(f"a lab named {known.name} was made from {known.inventory}; give another --name, or {first}")
     if kind and kind != known.kind:
         raise LabError(f"lab {known.name} was made with nodes of kind {known.kind}, not {kind}; {first}")
-    moved = [node for node, address in wanted.nodes.items() if known.nodes.get(node, address) != address]
-    if moved or (known.lan, known.gateway) != (wanted.lan, wanted.gateway):
-        raise LabError(f"addresses changed ({', '.join(moved) or 'lab_lan or lab_gateway'}); {first}")
+    both = [node for node in wanted.nodes if node in known.nodes]
+    moved = [node for node in both if _addresses(known, node) != _addresses(wanted, node)]
+    if moved or (known.lan, known.gateway, known.lan6) != (wanted.lan, wanted.gateway, wanted.lan6):
+        raise LabError(f"addresses changed ({', '.join(moved) or 'lab_lan, lab_gateway or lab_lan6'}); {first}")
     gone = [path for path in (known.root, known.disk) if path and not Path(path).exists()]
     if gone:
         raise LabError(f"{gone[0]}, from which the nodes were made, is gone; {first}")
@@ -109,7 +111,11 @@ def _again(known: Lab, wanted: inventory.Wanted, directory: Path, kind: str | No
         if path:
             cache.touch(Path(path))
     packages = mirror.package_mirror(Path(known.root), wanted.packages)
-    return replace(known, nodes=wanted.nodes, memory=wanted.memory, mirror=str(packages))
+    return replace(known, nodes=wanted.nodes, nodes6=wanted.nodes6, memory=wanted.memory, mirror=str(packages))
+
+
+def _addresses(lab: Lab | inventory.Wanted, node: str) -> tuple[str | None, str | None]:
+    return lab.nodes.get(node), lab.nodes6.get(node)
 
 
 def _record(lab: Lab) -> None:

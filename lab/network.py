@@ -51,13 +51,15 @@ def batch(netns: str, *lines: str) -> None:
 
 
 def make_lan(lab: Lab) -> None:
-    """Namespace, bridge and gateway address."""
+    """Namespace, bridge and gateway addresses."""
     run(["ip", "netns", "add", lab.netns])
     batch(
         lab.netns,
         "link set lo up",
         f"link add {BRIDGE} address {BRIDGE_MAC} type bridge forward_delay 0 mcast_snooping 0",
         f"address add {lab.gateway}/{lab.prefix} dev {BRIDGE}",
+        # Without looking for a duplicate, which would take a second after the first node's port is up.
+        *([f"address add {lab.gateway6}/{lab.prefix6} dev {BRIDGE} nodad"] if lab.lan6 else []),
         f"link add {NOWHERE} type bridge",
         f"link set {BRIDGE} up",
     )

@@ -50,12 +50,13 @@ def write(root: Path, content: dict[str, tuple[int, str]]) -> None:
 
 
 def _network(lab: Lab, node: str) -> str:
+    ipv6 = f"Address={lab.nodes6[node]}/{lab.prefix6}\nGateway={lab.gateway6}\n" if node in lab.nodes6 else ""
     return f"""[Match]
 Name=eth0
 
 [Network]
 Address={lab.nodes[node]}/{lab.prefix}
 Gateway={lab.gateway}
-IPv6AcceptRA=no
+{ipv6}IPv6AcceptRA=no
 ConfigureWithoutCarrier=yes
 """

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")
 class Lab:
     """What one lab is made of; stored as ``lab.json``.
 
-    lan is a CIDR, gateway and the values of nodes are addresses in it, memory is MiB a node.
+    lan is a CIDR, gateway and the values of nodes are addresses in it, memory is MiB a node. lan6, gateway6 and nodes6
+    are the same for IPv6; empty without it.
     root, disk and mirror are paths in the cache; disk is empty for containers.
     """
 
@@ -46,6 +47,9 @@ class Lab:
     root: str = ""
     disk: str = ""
     mirror: str = ""
+    lan6: str = ""
+    gateway6: str = ""
+    nodes6: dict[str, str] = field(default_factory=dict)
 
     @property
     def dir(self) -> Path:
@@ -58,6 +62,10 @@ class Lab:
     @property
     def prefix(self) -> int:
         return int(self.lan.partition("/")[2])
+
+    @property
+    def prefix6(self) -> int:
+        return int(self.lan6.partition("/")[2])
 
     def node_dir(self, node: str) -> Path:
         return self.dir / "nodes" / node

@@ -21,6 +21,7 @@ except ImportError:
 
 # Where a node's address is declared, the first that is there counts.
 ADDRESS_VARIABLES = ("cluster_node_address", "ansible_host")
+ADDRESS6_VARIABLE, POD_CIDR6 = "cluster_node_address6", "cluster_pod_cidr6"
 CLUSTER_PREFIX = "cluster_"
 ROLES = Path(__file__).resolve().parents[2] / "roles"
 
@@ -29,10 +30,27 @@ HostVars = Mapping[str, Mapping[str, Any]]
 Declaration = Tuple[str, str, str, str]
 
 
-def cluster_nodes(hosts: Iterable[str], hostvars: HostVars, first: str = "") -> List[Dict[str, str]]:
+def cluster_nodes(
+    hosts: Iterable[str], hostvars: HostVars, first: str = "", first6: Optional[str] = None
+) -> List[Dict[str, str]]:
     """``[{name, address}]`` in the order of ``hosts``. ``first`` is a variable that counts before the usual ones, where
-    it is not empty. Raises AnsibleFilterError naming a host without address."""
-    return [{"name": str(host), "address": _declared_address(str(host), hostvars[host], first)} for host in hosts]
+    it is not empty. With ``first6``, the same for IPv6, hosts of a dual-stack cluster have ``address6`` too. Raises
+    AnsibleFilterError naming a host without address."""
+    return [_node(str(host), hostvars[host], first, first6) for host in hosts]
+
+
+def _node(host: str, variables: Mapping[str, Any], first: str, first6: Optional[str]) -> Dict[str, str]:
+    node = {"name": host, "address": _declared_address(host, variables, first)}
+    if first6 is not None and variables.get(POD_CIDR6):
+        node["address6"] = _declared_address6(host, variables, first6)
+    return node
+
+
+def _declared_address6(host: str, variables: Mapping[str, Any], first: str) -> str:
+    for name in (first, ADDRESS6_VARIABLE):
+        if name and variables.get(name):
+            return str(variables[name])
+    raise AnsibleFilterError(f"hosts.{host}: has no declared IPv6 address; set {ADDRESS6_VARIABLE} in the inventory")
 
 
 def _declared_address(host: str, variables: Mapping[str, Any], first: str) -> str:

@@ -9,26 +9,28 @@ Registered variables of a host: ``verify_attachment``, ``verify_probes``, ``veri
 from __future__ import annotations
 
 import ipaddress
-from typing import Any, Callable, Dict, Iterable, List, Mapping
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Union
 
 from ansible_collections.fairlead.cluster.plugins.filter.cluster import cluster_nodes
 
 POD_POD, POD_NODE, NODE_POD = "pod-pod", "pod-node", "node-pod"
 _Hostvars = Mapping[str, Mapping[str, Any]]
+Interface = Union[ipaddress.IPv4Interface, ipaddress.IPv6Interface]
 
 
 def probe_targets(hosts: Iterable[str], hostvars: _Hostvars, source: str) -> List[Dict[str, str]]:
     """Targets of module ``reachability`` for the node ``source``: every other node's pod from its own pod, every node
-    from its pod, and every pod from the node. Only hosts with a pod of this run count.
+    from its pod, and every pod from the node. Each of them by IPv4, and in a dual-stack cluster by IPv6 as well. Only
+    hosts with a pod of this run count.
     """
-    nodes = [node for node in cluster_nodes(hosts, hostvars) if _pods(hostvars[node["name"]])]
+    nodes = [node for node in cluster_nodes(hosts, hostvars, first6="") if _pods(hostvars[node["name"]])]
     targets = []
     for node in nodes:
         for pod in _pods(hostvars[node["name"]]):
-            address = str(ipaddress.ip_interface(pod).ip)
             kinds = [NODE_POD] if node["name"] == source else [POD_POD, NODE_POD]
-            targets += [{"name": node["name"], "address": address, "kind": kind} for kind in kinds]
-        targets.append({"name": node["name"], "address": node["address"], "kind": POD_NODE})
+            targets += [{"name": node["name"], "address": str(pod.ip), "kind": kind} for kind in kinds]
+        addresses = [node[key] for key in ("address", "address6") if key in node]
+        targets += [{"name": node["name"], "address": address, "kind": POD_NODE} for address in addresses]
     return targets
 
 
@@ -36,7 +38,7 @@ def verification(hosts: Iterable[str], hostvars: _Hostvars, etcd: Iterable[str])
     """The report: ``{nodes, etcd, results, problems}``, see docs/how-to/verify.md. Nothing is wrong when ``problems``,
     one line each, is empty.
     """
-    nodes = [_node(node, hostvars[node["name"]]) for node in cluster_nodes(hosts, hostvars)]
+    nodes = [_node(node, hostvars[node["name"]]) for node in cluster_nodes(hosts, hostvars, first6="")]
     asked = [hostvars[host]["verify_members"] for host in etcd if hostvars[host].get("verify_members")]
     members: List[Mapping[str, Any]] = next((answer["members"] for answer in asked if answer.get("members")), [])
     results = [result for node in nodes for result in _probes(hostvars[node["name"]])]
@@ -47,23 +49,31 @@ def verification(hosts: Iterable[str], hostvars: _Hostvars, etcd: Iterable[str])
 
 
 def verification_summary(report: Mapping[str, Any]) -> List[str]:
-    """The report in lines for people."""
+    """The report in lines for people; each family has its own where there are two."""
+    dual = any(":" in result["address"] for result in report["results"])
     lines = []
     for kind in (POD_POD, POD_NODE, NODE_POD):
         results = [result for result in report["results"] if result["kind"] == kind]
-        good = [result for result in results if result["ok"]]
-        times = [result["rtt_ms"] for result in good if result["rtt_ms"] is not None]
-        sizes = sorted({result["path_mtu"] for result in good})
-        facts = f", slowest {max(times):.2f} ms, path MTU {'/'.join(map(str, sizes))}" if times else ""
-        lines.append(f"{kind}: {len(good)} of {len(results)} pairs good{facts}")
+        for family, mark in ((" IPv4", "."), (" IPv6", ":")) if dual else (("", ""),):
+            lines.append(f"{kind}{family}: {_summary([result for result in results if mark in result['address']])}")
     members = report["etcd"]
     leaders = [str(member["name"]) for member in members if member.get("leader")]
     healthy = sum(1 for member in members if member.get("healthy"))
     return [*lines, f"etcd: {healthy} of {len(members)} members healthy, leader {', '.join(leaders) or 'none'}"]
 
 
-def _pods(variables: Mapping[str, Any]) -> List[str]:
-    return list((variables.get("verify_attachment") or {}).get("addresses") or [])
+def _summary(results: List[Mapping[str, Any]]) -> str:
+    good = [result for result in results if result["ok"]]
+    times = [result["rtt_ms"] for result in good if result["rtt_ms"] is not None]
+    sizes = sorted({result["path_mtu"] for result in good})
+    facts = f", slowest {max(times):.2f} ms, path MTU {'/'.join(map(str, sizes))}" if times else ""
+    return f"{len(good)} of {len(results)} pairs good{facts}"
+
+
+def _pods(variables: Mapping[str, Any]) -> List[Interface]:
+    """The pod's address of each family, with the prefix of its subnet."""
+    addresses = (variables.get("verify_attachment") or {}).get("addresses") or []
+    return [ipaddress.ip_interface(address) for address in addresses]
 
 
 def _probes(variables: Mapping[str, Any]) -> List[Mapping[str, Any]]:
@@ -71,13 +81,24 @@ def _probes(variables: Mapping[str, Any]) -> List[Mapping[str, Any]]:
 
 
 def _node(node: Mapping[str, str], variables: Mapping[str, Any]) -> Dict[str, Any]:
-    pods = [ipaddress.ip_interface(address) for address in _pods(variables)]
+    pods = {pod.version: pod for pod in _pods(variables)}
+    pod, pod6 = pods.get(4), pods.get(6)
+    half = {"subnet": str(pod.network) if pod else None, "pod": str(pod.ip) if pod else None}
+    half6 = {"subnet6": str(pod6.network) if pod6 else None, "pod6": str(pod6.ip) if pod6 else None}
+    dual = "address6" in node
     return {
         **node,
-        "subnet": str(pods[0].network) if pods else None,
-        "pod": str(pods[0].ip) if pods else None,
-        "problems": _node_problems(variables),
+        **half,
+        **(half6 if dual else {}),
+        "problems": [*_node_problems(variables), *_lacking(pod, pod6 if dual else pod)],
     }
+
+
+def _lacking(pod: Optional[Interface], pod6: Optional[Interface]) -> List[str]:
+    """What a pod that was attached should have and has not; a pair that cannot be probed must not go unnoticed."""
+    if (pod is None) == (pod6 is None):
+        return []
+    return [f"its pod has no {'IPv6' if pod else 'IPv4'} address; run site.yml, then attach pods anew"]
 
 
 def _node_problems(variables: Mapping[str, Any]) -> List[str]:

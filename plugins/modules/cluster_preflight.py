@@ -12,8 +12,8 @@ description:
     file and line it is declared in, and what to do.
   - Runs on the controller, reads nothing but its parameters and changes nothing.
   - Checks names, addresses and groups; that pod and service network are valid, share no address with each other and
-    hold no node's address; that every node can get a subnet; types, choices and ranges of the variables of all roles;
-    that nodes agree where they must; and that no variable is misspelt.
+    hold no node's address; that every node can get a subnet; in a dual-stack cluster the same for IPv6; types, choices
+    and ranges of the variables of all roles; that nodes agree where they must; and that no variable is misspelt.
 version_added: 0.1.0
 author: the Fairlead authors (@fairlead)
 extends_documentation_fragment: fairlead.cluster.attributes.info
@@ -115,7 +115,7 @@ topology:
   type: str
   sample: stacked
 subnets:
-  description: How many nodes can get a pod subnet.
+  description: How many nodes can get a pod subnet, or one of each family.
   returned: success
   type: int
   sample: 255

@@ -19,6 +19,10 @@ description:
     (as in containers) and does not hold the wanted value already.
   - The value that a sysctl had before is kept in O(found_file). A sysctl that is no longer declared gets it back.
     Modules are never unloaded.
+  - Where O(sysctls) turns on forwarding of IPv6 packets (C(net.ipv6.conf.all.forwarding)), devices that take router
+    advertisements (C(accept_ra) 1) are told to go on with it (2) before that, or the node would lose the default route
+    that it got by them. They get their setting back after forwarding is off. What is declared for a device wins, and
+    devices that lead to pods are left out.
   - The node remembers the settings; C(fairlead verify) on the node tells when something else changed them.
 extends_documentation_fragment: fairlead.cluster.attributes
 options:

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.cni import bridge_plugins
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.parse import Section
 from tests.kernel import packets
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import NETNS_DIR, Namespace, Namespaces
@@ -130,6 +132,31 @@ def test_pod_gets_interface_address_and_routes(node: Node) -> None:
     assert node.namespace.json("ip -j -4 address show dev cni0")[0]["addr_info"][0]["local"] == "10.244.1.1"
     assert len(node.ports()) == 1 and node.reserved() == ["10.244.1.2"]
     assert {interface["name"] for interface in result["interfaces"]} == {"cni0", "eth0", *node.ports()}
+
+
+def test_pods_of_a_dual_stack_node_talk_by_both_families_at_once(node: Node) -> None:
+    """What module cni_network writes for such a node; no address of a pod waits for duplicates to be looked for."""
+    short = {"subnets": ["10.244.1.0/24", "fd00:1::/64"], "routes": ["10.244.0.0/16", "fd00::/48"], "mtu": 1430}
+    plugins = bridge_plugins(Section(short))
+    plugins[0]["ipam"]["dataDir"] = str(node.directory / "networks")
+    node.conf.write_text(json.dumps({"cniVersion": "1.0.0", "name": "net", "plugins": plugins}))
+    pods = [node.pod("one"), node.pod("two")]
+    found = [node.attach(pod, container_id=pod)["addresses"] for pod in pods]
+    assert found == [["10.244.1.2/24", "fd00:1::2/64"], ["10.244.1.3/24", "fd00:1::3/64"]]
+    one, two = map(entered, pods)
+    assert "tentative" not in one.out("ip -6 address show dev eth0") + two.out("ip -6 address show dev eth0")
+    for address, source in (("10.244.1.3", "10.244.1.2"), ("fd00:1::3", "fd00:1::2")):
+        with packets.server(two):
+            assert packets.ask(one, address, 1430) == source
+            assert packets.ask(one, address, 1431) is None
+    gateways = {family: one.json(f"ip -j {family} route show default")[0]["gateway"] for family in ("-4", "-6")}
+    assert gateways == {"-4": "10.244.1.1", "-6": "fd00:1::1"}
+    held = [entry["local"] for entry in node.namespace.json("ip -j address show dev cni0")[0]["addr_info"]]
+    assert {"10.244.1.1", "fd00:1::1"} <= set(held)
+    assert node.namespace.out("cat /proc/sys/net/ipv6/conf/cni0/accept_ra") == "0\n"
+    for pod in pods:
+        assert node.attach(pod, "absent", container_id=pod)["changed"]
+    assert node.nothing_left()
 
 
 def test_result_is_kept_as_libcni_keeps_it(node: Node) -> None:

@@ -196,6 +196,20 @@ def test_missing_plugins_are_named(node: Node, switch: dict[str, Any]) -> None:
     assert node.files() == {} and not node.asked_for_packages()
 
 
+def test_ipv6_subnet_of_the_node_comes_beside_the_other(node: Node) -> None:
+    variables = {**archive(node.release()), "cni_mtu": 1430, "cluster_pod_cidr6": "fd00:10:244::/56"}
+    node.run(variables)
+    alone = json.loads(node.files()["net.d/10-fairlead.conflist"])["plugins"][0]["ipam"]
+    assert alone["ranges"] == [[{"subnet": "10.244.1.0/24"}]]
+    assert alone["routes"] == [{"dst": "10.244.0.0/16", "gw": "10.244.1.1"}]
+    variables["cni_node_subnet6"] = "fd00:10:244:1::/64"
+    assert node.run(variables)[0] == 1
+    both = json.loads(node.files()["net.d/10-fairlead.conflist"])["plugins"][0]["ipam"]
+    assert both["ranges"] == [*alone["ranges"], [{"subnet": "fd00:10:244:1::/64"}]]
+    assert both["routes"] == [*alone["routes"], {"dst": "fd00:10:244::/56", "gw": "fd00:10:244:1::1"}]
+    assert node.run(variables)[0] == 0
+
+
 @pytest.mark.parametrize("directory", ["usr/lib/cni", "bin"])
 def test_plugins_that_are_there_are_enough(node: Node, directory: str) -> None:
     (node.top / directory).mkdir(exist_ok=True)

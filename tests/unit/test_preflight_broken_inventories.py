@@ -63,6 +63,24 @@ EXPECTED: dict[str, dict[str, str]] = {
         "hosts.w1.ansible_host": "10.244.3.4 is inside cluster_pod_cidr 10.244.0.0/16",
         "cluster_service_cidr": "10.244.128.0/17 overlaps cluster_pod_cidr 10.244.0.0/16",
     },
+    "19_ipv4_for_ipv6": {"cluster_pod_cidr6": "must be an IPv6 network, not 10.245.0.0/16"},
+    "20_ipv6_network_too_small": {"cluster_pod_cidr6": "must be /124 or shorter"},
+    "21_ipv6_too_few_subnets": {"cluster_pod_cidr6": "fd00:10:244::/62 has 3 subnets /64"},
+    "22_ipv6_node_addresses": {
+        "hosts.cp1.cluster_node_address6": "fd00:10:244:7::11 is inside cluster_pod_cidr6 fd00:10:244::/56",
+        "hosts.w1.cluster_node_address6": "is not set; every node of a cluster with cluster_pod_cidr6 needs one",
+        "hosts.w2.cluster_node_address6": "2001:db8:2::12 is also that of hosts.cp2.cluster_node_address6",
+        "hosts.w3.cluster_node_address6": "192.0.2.16 is not an IPv6 address",
+        "hosts.w4.cluster_node_address6": "fe80::17 is not the address of one host",
+        "hosts.w5.cluster_node_address6": "cannot be computed before the node is asked",
+    },
+    "23_ipv6_and_backend": {"cluster_pod_cidr6": "backend ipip carries IPv4 only"},
+    "24_ipv6_on_one_node": {
+        "flannel_subnet6_len": "must be the same on all nodes, and is 66 on w1; not set on cp1",
+        "flannel_subnet6_min": "fd00:10:244:3::1 is not the first address of a /66 subnet",
+        "flannel_vxlan_vni": "must be 1 to 9999 with cluster_pod_cidr6, not 10000",
+        "flannel_mtu": "must be 0 or 1350 to 65535, not 1300",
+    },
 }
 
 

@@ -11,7 +11,8 @@ import dataclasses
 import ipaddress
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from .backend import HOST_GW, VXLAN
+from .backend import HOST_GW, IPIP, VXLAN
+from .cluster_ipv6 import ERROR, POD_CIDR6, PUBLIC_ADDRESS6, SUBNET6_VARIABLES, WARNING, Found, check_ipv6, is_given
 from .declared import (
     Problem,
     Setting,
@@ -26,7 +27,7 @@ from .declared import (
 )
 from .errors import SpecError
 from .ip_version import IPV4, IPV6
-from .lease import FlannelConfig, parse_config, parse_prefix
+from .lease import FlannelConfig, Pool, parse_config, parse_prefix
 from .parse import Address, Network, Section, parse_address, parse_network, parse_node_name
 from .underlay import parse_rules
 
@@ -39,10 +40,12 @@ ADDRESS_VARIABLES = ("cluster_node_address", "ansible_host")
 SHARED = (
     CLUSTER_NAME,
     POD_CIDR,
+    POD_CIDR6,
     SERVICE_CIDR,
     "flannel_backend_type",
     "flannel_direct_routing",
     "flannel_etcd_prefix",
+    *SUBNET6_VARIABLES,
     "flannel_subnet_len",
     "flannel_subnet_max",
     "flannel_subnet_min",
@@ -64,11 +67,8 @@ _UNDERLAY_VARIABLES = {
     "flannel_interface_regex": "interface_regex",
     "flannel_interface_can_reach": "interface_can_reach",
     _PUBLIC_ADDRESS: "public_address",
+    PUBLIC_ADDRESS6: "public_address6",
 }
-
-# What a check yields: whether the problem forbids to go on, and the problem.
-Found = Iterator[Tuple[bool, Problem]]
-ERROR, WARNING = True, False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,12 +95,19 @@ class Cluster:
 
     def shared(self, name: str) -> Optional[Setting]:
         """The declaration of a variable that is the same on all nodes; None when there is none."""
-        return next(filter(_given, self.settings.of(name)), None)
+        return next(filter(is_given, self.settings.of(name)), None)
+
+    @property
+    def backend(self) -> str:
+        """How packets travel; empty when that is not known yet."""
+        entry = self.shared("flannel_backend_type")
+        return VXLAN if entry is None else str(entry.value or "")
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a check found. ``topology`` and ``subnets`` are for people and are only complete without errors."""
+    """What a check found. ``topology`` and ``subnets`` (those of the family that has fewer) are for people and are only
+    complete without errors."""
 
     errors: List[Problem]
     warnings: List[Problem]
@@ -121,9 +128,9 @@ def check_cluster(declaration: Mapping[str, Any]) -> Report:
     errors += wrong_values(cluster.settings)
     config, wrong = _flannel_config(cluster)
     errors += wrong
-    subnets = subnet_count(config) if config else 0
-    if config:
-        errors += _too_few_subnets(cluster, config, subnets)
+    pools = config.pools if config else ()
+    errors += [problem for pool in pools for problem in _too_few_subnets(cluster, pool)]
+    subnets = min(map(subnet_count, pools), default=0)
     return Report(_once(errors), _once(warnings), topology(cluster), subnets)
 
 
@@ -137,10 +144,10 @@ def topology(cluster: Cluster) -> str:
     return "stacked" if etcd <= control_plane else "mixed"
 
 
-def subnet_count(config: FlannelConfig) -> int:
+def subnet_count(pool: Pool) -> int:
     """How many nodes can get a subnet."""
-    first, last = ipaddress.IPv4Address(config.subnet_min), ipaddress.IPv4Address(config.subnet_max)
-    return ((int(last) - int(first)) >> (32 - config.subnet_len)) + 1
+    first, last = ipaddress.ip_address(pool.subnet_min), ipaddress.ip_address(pool.subnet_max)
+    return ((int(last) - int(first)) >> (first.max_prefixlen - pool.subnet_len)) + 1
 
 
 def _parse(section: Section) -> Tuple[Cluster, List[Problem]]:
@@ -157,7 +164,7 @@ def _parse(section: Section) -> Tuple[Cluster, List[Problem]]:
 
 
 def _host(name: str, settings: Settings, errors: List[Problem]) -> Host:
-    entry = next((found for found in (settings.on(name, key) for key in ADDRESS_VARIABLES) if _given(found)), None)
+    entry = next((found for found in (settings.on(name, key) for key in ADDRESS_VARIABLES) if is_given(found)), None)
     item = f"hosts.{name}.{entry.name}" if entry else f"hosts.{name}"
     where = entry.where if entry else ""
     if entry and entry.unresolved:
@@ -172,10 +179,6 @@ def _host(name: str, settings: Settings, errors: List[Problem]) -> Host:
             text += "; set cluster_node_address when Ansible shall go on connecting by name"
         errors.append(Problem(item, text, where))
         return Host(name, item, where, None)
-
-
-def _given(entry: Optional[Setting]) -> bool:
-    return entry is not None and (bool(entry.unresolved) or entry.value not in (None, ""))
 
 
 def _groups(cluster: Cluster) -> Found:
@@ -307,22 +310,34 @@ _FLANNEL_VARIABLES = {
     "subnet_min": "flannel_subnet_min",
     "subnet_max": "flannel_subnet_max",
 }
+_FLANNEL_VARIABLES6 = {"network6": POD_CIDR6, **{name[len("flannel_") :]: name for name in SUBNET6_VARIABLES}}
 
 
 def _flannel_config(cluster: Cluster) -> Tuple[Optional[FlannelConfig], List[Problem]]:
     """The configuration that the variables make. A refused option is reported, then left out to find the next one."""
-    options = {key: cluster.shared(name) for key, name in _FLANNEL_VARIABLES.items()}
-    entries = {key: entry for key, entry in options.items() if entry is not None and not entry.unresolved}
+    entries = _known_entries(cluster, _FLANNEL_VARIABLES)
+    entries.update(_known_entries(cluster, _FLANNEL_VARIABLES6))
+    # What concerns pods is the same with all backends but one, and its other options are checked by themselves.
+    backend = {"type": IPIP if cluster.backend == IPIP else HOST_GW}
     problems: List[Problem] = []
     while "network" in entries:
+        if "network6" not in entries:
+            entries = {key: entry for key, entry in entries.items() if key not in _FLANNEL_VARIABLES6}
         values = {key: _number_or_text(entry.value) for key, entry in entries.items()}
         try:
-            config = parse_config(Section({**values, "backend": {"type": HOST_GW}}))
+            config = parse_config(Section({**values, "backend": backend}))
             return (None if problems else config), problems
         except SpecError as error:
             entry = entries.pop(error.path)
             problems.append(as_problem(error, entry.path, entry.where))
     return None, problems
+
+
+def _known_entries(cluster: Cluster, names: Mapping[str, str]) -> Dict[str, Setting]:
+    """What is declared, by the option's name. A length of 0 stands for the default."""
+    options = {key: cluster.shared(name) for key, name in names.items()}
+    found = {key: entry for key, entry in options.items() if entry is not None and not entry.unresolved}
+    return {key: entry for key, entry in found.items() if key != "subnet6_len" or whole_number(entry.value) != 0}
 
 
 def _etcd_prefix(cluster: Cluster) -> Found:
@@ -337,13 +352,12 @@ def _etcd_prefix(cluster: Cluster) -> Found:
 
 def _backend_options(cluster: Cluster) -> Found:
     """What is declared for another backend than the one there is."""
-    entry = cluster.shared("flannel_backend_type")
-    if entry is not None and entry.unresolved:
+    kind = cluster.backend
+    if not kind:
         return
-    kind = entry.value if entry is not None else VXLAN
-    for name in (_DIRECT_ROUTING, _PUBLIC_ADDRESS):
+    for name in (_DIRECT_ROUTING, _PUBLIC_ADDRESS, PUBLIC_ADDRESS6):
         for setting in cluster.settings.of(name) if kind == HOST_GW else ():
-            if _given(setting) and str(setting.value).lower() not in _OFF:
+            if is_given(setting) and str(setting.value).lower() not in _OFF:
                 yield (
                     ERROR,
                     setting.problem("is not possible with flannel_backend_type host-gw; use vxlan, or leave it out"),
@@ -359,7 +373,7 @@ def _backend_options(cluster: Cluster) -> Found:
 def _underlay_rules(cluster: Cluster) -> Found:
     for name, key in _UNDERLAY_VARIABLES.items():
         for setting in cluster.settings.of(name):
-            if not _given(setting) or setting.unresolved:
+            if not is_given(setting) or setting.unresolved:
                 continue
             try:
                 value = _as_list(setting.value) if key == "interface_regex" else setting.value
@@ -374,7 +388,11 @@ def _as_list(value: Any) -> Any:
     return value.split(",") if isinstance(value, str) else value
 
 
-_OVERLAY = (_backend_options, _underlay_rules)
+def _ipv6(cluster: Cluster) -> Found:
+    return check_ipv6(cluster.settings, cluster.group(NODES), cluster.backend)
+
+
+_OVERLAY = (_backend_options, _underlay_rules, _ipv6)
 
 
 def _number_or_text(value: Any) -> Any:
@@ -382,17 +400,18 @@ def _number_or_text(value: Any) -> Any:
     return value if number is None else number
 
 
-def _too_few_subnets(cluster: Cluster, config: FlannelConfig, subnets: int) -> Iterator[Problem]:
-    nodes = cluster.group(NODES)
+def _too_few_subnets(cluster: Cluster, pool: Pool) -> Iterator[Problem]:
+    nodes, subnets = cluster.group(NODES), subnet_count(pool)
     if len(nodes) <= subnets:
         return
-    entry = cluster.shared(POD_CIDR)
-    span = f"from {config.subnet_min} to {config.subnet_max}, flannel's first one is never used"
+    name, length = f"{POD_CIDR}{pool.version.suffix}", f"flannel_subnet{pool.version.suffix}_len"
+    entry = cluster.shared(name)
+    span = f"from {pool.subnet_min} to {pool.subnet_max}, flannel's first one is never used"
     text = (
-        f"{config.network} has {subnets} subnets /{config.subnet_len} ({span}), and {len(nodes)} nodes need one each; "
-        "choose a larger network or a larger flannel_subnet_len"
+        f"{pool.network} has {subnets} subnets /{pool.subnet_len} ({span}), and {len(nodes)} nodes need one each; "
+        f"choose a larger network or a larger {length}"
     )
-    yield Problem(POD_CIDR, text, entry.where if entry else "")
+    yield Problem(name, text, entry.where if entry else "")
 
 
 def _once(problems: Sequence[Problem]) -> List[Problem]:

@@ -15,7 +15,11 @@ from .parse import Section, unique
 _MODULE_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,54}")
 _SYSCTL_NAME = re.compile(r"[a-zA-Z0-9_@-]+([./][a-zA-Z0-9_@-]+)+")
 # Writing these sets other keys of the same family back (Linux, ip-sysctl.rst), so they go first.
-_RESETTING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
+IPV6_FORWARDING = "net.ipv6.conf.all.forwarding"
+_RESETTING = ("net.ipv4.ip_forward", IPV6_FORWARDING)
+# Linux, ip-sysctl.rst, accept_ra: 0 never, 1 unless the device forwards, 2 always.
+AS_HOST, ALWAYS = "1", "2"
+_ACCEPT_RA = re.compile(r"net\.ipv6\.conf\.[^.]+\.accept_ra")
 # The kernel gives these back as merged, sorted ranges.
 _RANGE_LISTS = ("net.ipv4.ip_local_reserved_ports",)
 
@@ -116,6 +120,15 @@ def _sysctls(section: Section) -> Dict[str, str]:
 def writing_order(name: str) -> Tuple[bool, str]:
     """A sort key: parameters that reset others first, then by name."""
     return (name not in _RESETTING, name)
+
+
+def accept_ra(device: str) -> str:
+    """The parameter that says whether a device takes router advertisements."""
+    return f"net.ipv6.conf.{device.replace('.', '/')}.accept_ra"
+
+
+def is_accept_ra(name: str) -> bool:
+    return _ACCEPT_RA.fullmatch(name) is not None
 
 
 def canonical_name(name: str) -> str:

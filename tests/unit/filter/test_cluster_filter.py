@@ -37,6 +37,27 @@ def test_variable_of_the_callers_choice_counts_first_where_it_says_something() -
     ]
 
 
+DUAL = {"cluster_pod_cidr6": "fd00:10:244::/56", "cluster_node_address6": "2001:db8::1"}
+
+
+def test_ipv6_address_comes_where_it_is_asked_for_and_the_cluster_has_ipv6() -> None:
+    hostvars = {"a": {"ansible_host": "192.0.2.1", **DUAL}}
+    both = {"name": "a", "address": "192.0.2.1", "address6": "2001:db8::1"}
+    assert cluster_nodes("a", hostvars, first6="") == [both]
+    assert cluster_nodes("a", hostvars) == [{"name": "a", "address": "192.0.2.1"}]
+    assert cluster_nodes("a", {"a": {**hostvars["a"], "cluster_pod_cidr6": ""}}, first6="") == cluster_nodes(
+        "a", hostvars
+    )
+    behind = {**hostvars["a"], "public6": "2001:db8:9::1"}
+    assert cluster_nodes("a", {"a": behind}, "", "public6") == [{**both, "address6": "2001:db8:9::1"}]
+    assert cluster_nodes("a", {"a": {**behind, "public6": ""}}, "", "public6") == [both]
+
+
+def test_host_of_a_dual_cluster_without_ipv6_address_is_named() -> None:
+    with pytest.raises(AnsibleFilterError, match=r"hosts\.a: has no declared IPv6 address; set cluster_node_address6"):
+        cluster_nodes("a", {"a": {"ansible_host": "192.0.2.1", "cluster_pod_cidr6": "fd00::/56"}}, first6="")
+
+
 def test_facts_are_no_declaration() -> None:
     with pytest.raises(AnsibleFilterError, match=r"hosts\.nameless: has no declared address"):
         cluster_nodes(["nameless"], HOSTVARS)

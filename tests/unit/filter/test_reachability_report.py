@@ -49,6 +49,52 @@ def test_every_ordered_pair_is_probed() -> None:
     ]
 
 
+def dual(number: int, **registered: Any) -> dict[str, Any]:
+    addresses = [f"10.244.{number}.2/24", f"fd00:10:244:{number}::2/64"]
+    return {
+        **host(number), "cluster_pod_cidr6": "fd00:10:244::/56", "cluster_node_address6": f"2001:db8::{number}",
+        "verify_attachment": {"addresses": addresses}, **registered,
+    }  # fmt: skip
+
+
+def test_every_pair_of_a_dual_cluster_is_probed_by_both_families() -> None:
+    hostvars = {"a": dual(1), "b": dual(2)}
+    found = [(target["kind"], target["name"], target["address"]) for target in probe_targets("ab", hostvars, "a")]
+    assert sorted(found) == [
+        ("node-pod", "a", "10.244.1.2"),
+        ("node-pod", "a", "fd00:10:244:1::2"),
+        ("node-pod", "b", "10.244.2.2"),
+        ("node-pod", "b", "fd00:10:244:2::2"),
+        ("pod-node", "a", "192.0.2.1"),
+        ("pod-node", "a", "2001:db8::1"),
+        ("pod-node", "b", "192.0.2.2"),
+        ("pod-node", "b", "2001:db8::2"),
+        ("pod-pod", "b", "10.244.2.2"),
+        ("pod-pod", "b", "fd00:10:244:2::2"),
+    ]
+
+
+def test_declared_ipv6_address_is_nothing_to_a_cluster_without_ipv6() -> None:
+    hostvars = {"a": {**dual(1), "cluster_pod_cidr6": ""}, "b": host(2)}
+    for name in hostvars:
+        hostvars[name]["verify_attachment"] = host(1)["verify_attachment"]
+    assert not [target for target in probe_targets("ab", hostvars, "a") if ":" in target["address"]]
+    assert set(report(hostvars)["nodes"][0]) == {"name", "address", "subnet", "pod", "problems"}
+
+
+def test_dual_node_is_reported_with_both_families() -> None:
+    found = report({"a": dual(1)})
+    assert found["nodes"] == [
+        {"name": "a", "address": "192.0.2.1", "address6": "2001:db8::1", "subnet": "10.244.1.0/24",
+         "subnet6": "fd00:10:244:1::/64", "pod": "10.244.1.2", "pod6": "fd00:10:244:1::2", "problems": []}
+    ]  # fmt: skip
+
+
+def test_pod_without_its_ipv6_address_is_a_problem() -> None:
+    found = report({"a": dual(1, verify_attachment=host(1)["verify_attachment"])})
+    assert "a: its pod has no IPv6 address; run site.yml, then attach pods anew" in found["problems"]
+
+
 def test_hosts_without_a_pod_are_not_probed() -> None:
     hostvars = {"a": host(1), "b": {"ansible_host": "192.0.2.2"}, "c": host(3, verify_attachment={"failed": True})}
     assert {target["name"] for target in probe_targets("abc", hostvars, "a")} == {"a"}
@@ -115,4 +161,14 @@ def test_summary_counts_pairs_and_names_the_leader() -> None:
         "pod-node: 0 of 0 pairs good",
         "node-pod: 0 of 0 pairs good",
         "etcd: 2 of 2 members healthy, leader cp1",
+    ]
+
+
+def test_summary_of_a_dual_cluster_counts_each_family() -> None:
+    failed = {**PAIR, "address": "fd00:10:244:2::2", "ok": False, "error": "TCP: no answer in time"}
+    node = dual(1, verify_probes={"results": [PAIR, {**failed, "ok": True, "path_mtu": 1430}, failed]})
+    assert verification_summary(report({"a": node}))[:3] == [
+        "pod-pod IPv4: 1 of 1 pairs good, slowest 0.50 ms, path MTU 1450",
+        "pod-pod IPv6: 1 of 2 pairs good, slowest 0.50 ms, path MTU 1430",
+        "pod-node IPv4: 0 of 0 pairs good",
     ]

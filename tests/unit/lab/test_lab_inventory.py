@@ -21,6 +21,7 @@ def test_defaults_fill_what_the_inventory_leaves_out() -> None:
     wanted = inventory.parse(listing({"a": "192.0.2.11"}))
     assert (wanted.name, wanted.lan, wanted.gateway, wanted.memory) == ("lab", "192.0.2.0/24", "192.0.2.1", 512)
     assert (wanted.features, wanted.packages, wanted.nodes) == ((), (), {"a": "192.0.2.11"})
+    assert (wanted.lan6, wanted.gateway6, wanted.nodes6) == ("", "", {})
 
 
 def test_variables_are_taken_over() -> None:
@@ -40,6 +41,20 @@ def test_variables_are_taken_over() -> None:
     assert (wanted.name, wanted.gateway, wanted.memory) == ("other", "198.51.100.126", 768)
 
 
+def with_ipv6(addresses: dict[str, str], **variables: Any) -> dict[str, Any]:
+    """Two nodes, those named with an IPv6 address."""
+    given = listing({"a": "192.0.2.11", "b": "192.0.2.12"}, **variables)
+    for name, address in addresses.items():
+        given["_meta"]["hostvars"][name]["cluster_node_address6"] = address
+    return given
+
+
+def test_lan_with_ipv6_needs_a_kernel_with_it() -> None:
+    wanted = inventory.parse(with_ipv6({"a": "2001:db8::a"}, lab_lan6="2001:db8::/64", lab_features=["vxlan"]))
+    assert (wanted.lan6, wanted.gateway6, wanted.nodes6) == ("2001:db8::/64", "2001:db8::1", {"a": "2001:db8::a"})
+    assert wanted.features == ("vxlan", "ipv6")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -52,6 +67,12 @@ def test_variables_are_taken_over() -> None:
         (listing({"a": "192.0.2.5"}, lab_lan="192.0.2.1/24"), "lab_lan: .*host bits"),
         (listing({"a": "192.0.2.5"}, lab_gateway="10.0.0.1"), "lab_gateway: 10.0.0.1 is outside"),
         (listing({"a": "192.0.2.5"}, lab_name="No Name"), "lab name 'No Name'"),
+        (with_ipv6({"a": "2001:db8::a"}), r"hosts\.a\.cluster_node_address6: .* set lab_lan6"),
+        (with_ipv6({}, lab_lan6="192.0.2.0/24"), "lab_lan6: "),
+        (with_ipv6({"a": "192.0.2.3"}, lab_lan6="2001:db8::/64"), "cluster_node_address6: '192.0.2.3' is not an IPv6"),
+        (with_ipv6({"b": "2001:db9::1"}, lab_lan6="2001:db8::/64"), r"hosts\.b\..*: 2001:db9::1 is outside"),
+        (with_ipv6({"b": "2001:db8::1"}, lab_lan6="2001:db8::/64"), "2001:db8::1 belongs to lab_gateway6 already"),
+        (with_ipv6({"a": "2001:db8::2", "b": "2001:db8::2"}, lab_lan6="2001:db8::/64"), "belongs to a already"),
     ],
 )
 def test_bad_inventory_is_refused_by_the_item_s_name(given: dict[str, Any], message: str) -> None:

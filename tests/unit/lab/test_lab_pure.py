@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import stat
 from pathlib import Path
 
@@ -96,6 +97,14 @@ def test_node_s_files_are_written_with_their_modes(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "root/.ssh").stat().st_mode) == 0o700
     assert "Address=192.0.2.11/24" in (tmp_path / "etc/systemd/network/10-lan.network").read_text()
     assert (tmp_path / "etc/machine-id").read_text() != seed.machine_id(LAB, "b") + "\n"
+
+
+def test_node_with_an_ipv6_address_has_it_beside_the_other() -> None:
+    lab = dataclasses.replace(LAB, lan6="2001:db8::/64", gateway6="2001:db8::1", nodes6={"a": "2001:db8::a"})
+    having, without = (seed.files(lab, node, "", ("", ""))["etc/systemd/network/10-lan.network"][1] for node in "ab")
+    assert "Address=192.0.2.11/24\nGateway=192.0.2.1\nAddress=2001:db8::a/64\nGateway=2001:db8::1\n" in having
+    assert without == seed.files(LAB, "b", "", ("", ""))["etc/systemd/network/10-lan.network"][1]
+    assert "2001" not in without
 
 
 def test_client_configuration_knows_nodes_by_name_and_address() -> None:
