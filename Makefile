@@ -41,8 +41,9 @@ test-upstream: setup ## Run the tests against real flanneld and etcd, built with
 	@$(BIN)/python -m tests.upstream.builds
 	@$(PYTEST) tests/upstream
 
-bench: setup ## Measure the datapath against the batch tools (as root)
+bench: setup ## Measure the datapath against the batch tools and flanneld (as root); renews docs/reference/benchmarks.md
 	@PYTHONPATH=.:collections $(BIN)/python -m tests.bench.datapath
+	@PYTHONPATH=.:collections $(BIN)/python -m tests.bench.page
 
 test-vagrant: setup ## Run the molecule scenario on Vagrant VMs (not part of `make test`)
 	@scripts/test-vagrant

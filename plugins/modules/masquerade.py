@@ -13,12 +13,15 @@ author: the Fairlead authors
 description:
   - Keeps the rules that flannel sets on a node, under names of its own. Pods reach each other with their own addresses,
     and the outside with the address of their node. Packets that kube-proxy marked (0x4000) are left to kube-proxy.
-  - With nftables, the rules are in chains C(postrouting) and C(forward) of table C(ip fairlead), which belongs to this
-    module alone. With iptables, they are in chain C(FAIRLEAD-POSTRTG) of table nat and C(FAIRLEAD-FWD) of table filter,
-    each with one jump at the end of C(POSTROUTING) and C(FORWARD), or before the rule of C(FORWARD) that drops
-    everything. All other rules stay as they are.
-  - The rules of a table are replaced at once, and only when they differ. A jump that is there stays where it is.
-  - Rules in the backend that is not used any more are removed after those of the new one are in force.
+  - IPv4, IPv6 or both. The rules are the same for each, and one backend holds both.
+  - With nftables, the rules are in chains C(postrouting) and C(forward) of tables C(ip fairlead) and C(ip6 fairlead),
+    which belong to this module alone. With iptables and ip6tables, they are in chain C(FAIRLEAD-POSTRTG) of table nat
+    and C(FAIRLEAD-FWD) of table filter, each with one jump at the end of C(POSTROUTING) and C(FORWARD), or before the
+    rule of C(FORWARD) that drops everything. All other rules stay as they are.
+  - The rules of a table are replaced at once, those of nftables for both IP versions together, and only when they
+    differ. A jump that is there stays where it is.
+  - Rules in the backend that is not used any more are removed after those of the new one are in force, so that no
+    packet meets none.
   - The node remembers the declaration and restores the rules at boot; C(fairlead verify) on the node tells when
     something else changed them.
 extends_documentation_fragment: fairlead.cluster.attributes
@@ -32,21 +35,27 @@ options:
   network:
     description:
       - IPv4 network of all pods, such as V(10.244.0.0/16).
-      - Required with O(state=present).
+      - O(network) or O(network6) is required with O(state=present). The rules of one that is left out are removed.
     type: str
   subnet:
-    description:
-      - Network of the pods on this node, inside O(network).
-      - Required with O(state=present).
+    description: Network of the pods on this node, inside O(network) and required with it.
+    type: str
+  network6:
+    description: IPv6 network of all pods, such as V(fd00:10:244::/48). Takes C(ip6tables) where iptables is used.
+    type: str
+  subnet6:
+    description: IPv6 network of the pods on this node, inside O(network6) and required with it.
     type: str
   backend:
     description:
       - What holds the rules.
-      - V(auto) takes iptables, of the kind in question, where its chain C(FORWARD) drops packets (as Docker and ufw
-        have it by policy) or holds rules of others. When such rules come later, the next run moves ours there; those in
-        the old place go after the new ones are in force.
+      - V(auto) takes iptables, of the kind in question, where its chain C(FORWARD) of a declared IP version drops
+        packets (as Docker and ufw have it by policy) or holds rules of others. When such rules come later, the next run
+        moves ours there. Of two kinds that drop, it takes the one that does so for more IP versions, and warns of the
+        other.
       - Otherwise V(auto) stays with the backend that has the rules already, or had them last. On a new node it takes
-        nftables if the command C(nft) is there and the kernel has NAT tables of nftables for IPv4, and else iptables.
+        nftables if the command C(nft) is there and the kernel has NAT tables of nftables for what is declared, and else
+        iptables.
       - V(iptables) takes the first that works of the commands C(iptables) and C(iptables-legacy), where C(iptables) may
         be either kind.
     type: str
@@ -75,12 +84,16 @@ EXAMPLES = r"""
   fairlead.cluster.masquerade:
     network: 10.244.0.0/16
     subnet: 10.244.1.0/24
+    network6: fd00:10:244::/48
+    subnet6: fd00:10:244:1::/64
 
 # before: no rules
 # operations:
 #   - + nftables ip fairlead chain forward hook forward, policy accept, prio 0, type filter
 #   - + nftables ip fairlead chain postrouting hook postrouting, policy accept, prio 100, type nat
 #   - + nftables ip fairlead table
+#   - + nftables ip6 fairlead chain forward hook forward, policy accept, prio 0, type filter
+#   - ...
 #   - + nftables ip fairlead forward 1: ip saddr 10.244.0.0/16 accept comment "fairlead forward"
 #   - ...
 
@@ -99,7 +112,7 @@ reason:
   description: Why it is that one.
   returned: when rules are wanted
   type: str
-  sample: "only rules there let pods through chain FORWARD: its policy is DROP"
+  sample: "only rules there let pods through chain FORWARD: its policy is DROP (IPv4)"
 before:
   description: Our chains and rules as found, in all backends.
   returned: success
@@ -141,12 +154,15 @@ if TYPE_CHECKING:
 ARGUMENTS = {
     "network": {"type": "str"},
     "subnet": {"type": "str"},
+    "network6": {"type": "str"},
+    "subnet6": {"type": "str"},
     "backend": {"type": "str", "choices": ["auto", "nftables", "iptables"], "default": "auto"},
     "masquerade": {"type": "bool", "default": True},
     "forward": {"type": "bool", "default": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
-REQUIRED = [("state", "present", ("network", "subnet"))]
+REQUIRED = [("state", "present", ("network", "network6"), True)]
+TOGETHER = [("network", "subnet"), ("network6", "subnet6")]
 
 
 def body(module: AnsibleModule) -> Dict[str, Any]:
@@ -179,7 +195,7 @@ def _result(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:
 
 
 def main() -> None:
-    run(AnsibleModule(ARGUMENTS, required_if=REQUIRED, supports_check_mode=True), body)
+    run(AnsibleModule(ARGUMENTS, required_if=REQUIRED, required_together=TOGETHER, supports_check_mode=True), body)
 
 
 if __name__ == "__main__":

@@ -159,6 +159,12 @@ operations:
   returned: success
   type: list
   elements: str
+left_out:
+  description: Number of objects by kind that RV(before), RV(after) and RV(operations) do not show. They show the first
+    100 of each.
+  returned: when there are more
+  type: dict
+  sample: {operations: {fdb: 4900, neighbor: 4900, nexthop: 4900, route: 4900}}
 device:
   description: Name of the backend's device for IPv4. Null with V(host-gw).
   returned: success
@@ -284,8 +290,9 @@ def _document(params: Dict[str, Any]) -> Dict[str, Any]:
     """What is remembered: without the state, without what only tells of the age of a lease, and without peers of other
     backends."""
     document = {key: value for key, value in params.items() if key != "state"}
-    node, peers = document["node"], of_backend(document["peers"], document["backend"]["type"])
-    return {**document, "node": node and _identity(node), "peers": [_identity(peer) for peer in peers]}
+    node, backend_type = document["node"], document["backend"]["type"]
+    peers = [_identity(peer) for peer in document["peers"] if of_backend(peer, backend_type)]
+    return {**document, "node": node and _identity(node), "peers": peers}
 
 
 def _identity(member: Dict[str, Any]) -> Dict[str, Any]:

@@ -40,6 +40,19 @@ def dual_document(own: int, *peers: int, **more: Any) -> dict[str, Any]:
     return {"network": "10.244.0.0/16", "network6": "fd00:10:244::/48", **members, **more}
 
 
+def family_document(family: str, own: int, *peers: int, **more: Any) -> dict[str, Any]:
+    """The same for "ipv4", "ipv6" alone, or "dual"."""
+    if family == "ipv6":
+        members = {"node": ipv6_member(own), "peers": [ipv6_member(peer) for peer in peers]}
+        return {"network6": "fd00:10:244::/48", **members, **more}
+    return {"ipv4": document, "dual": dual_document}[family](own, *peers, **more)
+
+
+def ipv6_member(number: int) -> dict[str, str]:
+    """The IPv6 half of a node."""
+    return {key: value for key, value in dual_member(number).items() if key == "name" or key.endswith("6")}
+
+
 def document(own: int, *peers: int, **more: Any) -> dict[str, Any]:
     """Parameters of overlay_network for node ``own``."""
     return {"node": member(own), "peers": [member(peer) for peer in peers], **more}
@@ -98,6 +111,20 @@ def pod(netns: Namespaces, node: Namespace, number: int) -> Namespace:
     return inside
 
 
+def dual_pod(netns: Namespaces, node: Namespace, number: int) -> Namespace:
+    """The same with fd00:10:244:N::2 and fd00:10:244:N::1 beside."""
+    inside = pod(netns, node, number)
+    node.run(f"ip address add {pod_address(6, number, 1)}/64 dev pod0 nodad")
+    inside.run(f"ip address add {pod_address(6, number)}/64 dev eth0 nodad")
+    inside.run(f"ip route add default via {pod_address(6, number, 1)}")
+    return inside
+
+
+def pod_address(version: int, number: int, host: int = 2) -> str:
+    """Of the pod on node N."""
+    return f"10.244.{number}.{host}" if version == 4 else f"fd00:10:244:{number:x}::{host}"
+
+
 def snapshot(node: Namespace) -> dict[str, Any]:
     """Everything a run could change in the kernel, as the system's own tools tell it."""
     devices = [link["ifname"] for link in node.json("ip -j link show type vxlan")]
@@ -111,8 +138,13 @@ def snapshot(node: Namespace) -> dict[str, Any]:
         "routes6": [route for route in node.json("ip -6 -d -j route show table all") if not _automatic(route["dst"])],
         "neighbors6": _sorted(node.json("ip -6 -j neigh show nud permanent")),
         "fdb": {name: _sorted(node.json(f"bridge -j fdb show dev {name}")) for name in devices},
-        "accept_ra": {name: node.out(f"cat /proc/sys/net/ipv6/conf/{name}/accept_ra") for name in devices},
+        "accept_ra": {name: _accept_ra(node, name) for name in devices},
     }
+
+
+def _accept_ra(node: Namespace, device: str) -> str:
+    """Nothing for a device on which the kernel has no IPv6."""
+    return node.run(f"cat /proc/sys/net/ipv6/conf/{device}/accept_ra", check=False).stdout
 
 
 def _automatic(destination: str) -> bool:

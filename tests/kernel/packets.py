@@ -43,9 +43,9 @@ def server(namespace: Namespace, port: int = PORT) -> Iterator[None]:
         process.communicate()
 
 
-def ask(namespace: Namespace, address: str, size: int = 100, port: int = PORT) -> str | None:
+def ask(namespace: Namespace, address: str, size: int = 100, port: int = PORT, tries: int = TRIES) -> str | None:
     """The source address that a server at ``address`` sees of us, None when no answer comes."""
-    done = namespace.run([*_PROGRAM, "ask", address, str(size), str(port)], check=False)
+    done = namespace.run([*_PROGRAM, "ask", address, str(size), str(port), str(tries)], check=False)
     return done.stdout.strip() or None
 
 
@@ -78,8 +78,8 @@ def _serve(port: int) -> None:
                 both_families.sendto(peer[0].removeprefix("::ffff:").encode().ljust(len(data)), peer)
 
 
-def _ask(address: str, size: int, port: int) -> str:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+def _ask(address: str, size: int, port: int, tries: int) -> str:
+    family = _family(address)
     with socket.socket(family, socket.SOCK_DGRAM) as client:
         if family == socket.AF_INET:
             client.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
@@ -87,7 +87,7 @@ def _ask(address: str, size: int, port: int) -> str:
             client.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_DO)
         client.settimeout(0.5)
         client.connect((address, port))
-        for _try in range(TRIES):
+        for _try in range(tries):
             with contextlib.suppress(OSError):
                 client.send(bytes(size - HEADERS[family]))
                 return client.recv(65535).decode().strip()
@@ -96,7 +96,7 @@ def _ask(address: str, size: int, port: int) -> str:
 
 def _stream(address: str, port: int) -> str:
     """Ends with standard input."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+    with socket.socket(_family(address), socket.SOCK_DGRAM) as client:
         client.connect((address, port))
         client.settimeout(1)
         sys.stdout.write("ready\n")
@@ -110,12 +110,16 @@ def _stream(address: str, port: int) -> str:
         return f"{sent} {answered}"
 
 
+def _family(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def main(words: list[str]) -> None:
-    """`serve PORT` prints "ready" and answers until killed; `ask ADDRESS SIZE PORT` prints the source that was seen;
-    `stream ADDRESS PORT` prints "ready" and at the end two counts."""
+    """`serve PORT` prints "ready" and answers until killed; `ask ADDRESS SIZE PORT TRIES` prints the source that was
+    seen; `stream ADDRESS PORT` prints "ready" and at the end two counts."""
     if words[0] == "serve":
         _serve(int(words[1]))
     elif words[0] == "stream":
         sys.stdout.write(_stream(words[1], int(words[2])))
     else:
-        sys.stdout.write(_ask(words[1], int(words[2]), int(words[3])))
+        sys.stdout.write(_ask(words[1], *map(int, words[2:])))

@@ -40,7 +40,7 @@ IPTABLES_NAMES = {
     "flanneld masq": "fairlead masquerade",
     "flanneld forward": "fairlead forward",
 }
-NFTABLES_NAMES = {"flannel-ipv4": "fairlead", "postrtg": "postrouting"}
+NFTABLES_NAMES = {"flannel-ipv4": "fairlead", "flannel-ipv6": "fairlead", "postrtg": "postrouting"}
 
 
 def captured(name: str, number: int) -> dict[str, Any]:
@@ -143,16 +143,33 @@ def renamed(value: Any, names: dict[str, str]) -> Any:
     return json.loads(text)
 
 
-def masquerade(node: Namespace, number: int, backend: str, run_module: RunModule) -> None:
+#: By capture, the pod networks beside IPv4's: none, or that of IPv6 with the subnet of a node.
+DUAL = {"network6": "fd00:10:244::/48", "subnet6": "fd00:10:244:{number}::/64"}
+FAMILIES: dict[str, dict[str, str]] = {
+    "vxlan-ipv4": {},
+    "vxlan-dual": DUAL,
+    "vxlan-ipv4-nftables": {},
+    "vxlan-dual-nftables": DUAL,
+}
+OF_IPTABLES = ("vxlan-ipv4", "vxlan-dual")
+OF_NFTABLES = ("vxlan-ipv4-nftables", "vxlan-dual-nftables")
+
+
+def masquerade(node: Namespace, name: str, number: int, backend: str, run_module: RunModule) -> None:
+    """As the capture has it."""
     arguments = {"network": NETWORK, "subnet": f"10.244.{number}.0/24", "backend": backend}
-    run_module("masquerade", arguments, netns=node)
+    of_ipv6 = {key: value.format(number=number) for key, value in FAMILIES[name].items()}
+    run_module("masquerade", {**arguments, **of_ipv6}, netns=node)
 
 
-def test_iptables_rules_are_flannels(number: int, node: Namespace, run_module: RunModule) -> None:
-    masquerade(node, number, "iptables", run_module)
-    have, want = comparable(node, "vxlan-ipv4", number)
-    assert chains(have["iptables"]) == chains(renamed(want["iptables"], IPTABLES_NAMES))
-    assert (have["ip6tables"], have["nftables"]) == (want["ip6tables"], want["nftables"])
+@pytest.mark.parametrize("name", OF_IPTABLES)
+def test_iptables_rules_are_flannels(name: str, number: int, node: Namespace, run_module: RunModule) -> None:
+    masquerade(node, name, number, "iptables", run_module)
+    have, want = comparable(node, name, number)
+    for command in ("iptables", "ip6tables"):
+        assert chains(have[command]) == chains(renamed(want[command], IPTABLES_NAMES))
+    assert bool(chains(have["ip6tables"])) == (FAMILIES[name] == DUAL)
+    assert have["nftables"] == want["nftables"]
 
 
 def match(operator: str, left: dict[str, Any], right: Any) -> dict[str, Any]:
@@ -161,12 +178,12 @@ def match(operator: str, left: dict[str, Any], right: Any) -> dict[str, Any]:
 
 def address(field: str, network: str, operator: str = "==") -> dict[str, Any]:
     base, _slash, length = network.partition("/")
-    payload = {"payload": {"protocol": "ip", "field": field}}
+    payload = {"payload": {"protocol": "ip6" if ":" in base else "ip", "field": field}}
     return match(operator, payload, {"prefix": {"addr": base, "len": int(length)}})
 
 
-def deliberate(subnet: str) -> dict[tuple[str, int], tuple[list[Any], list[Any]]]:
-    """Rules of nftables that differ on purpose, by chain and position: flannel's expressions, and ours.
+def deliberate(family: str, network: str, subnet: str) -> dict[Place, tuple[list[Any], list[Any]]]:
+    """Rules of nftables that differ on purpose, by place: flannel's expressions, and ours.
 
     Ours is what flannel's own rules for iptables say, so that a node may change its packet filter and nothing else.
     """
@@ -174,47 +191,59 @@ def deliberate(subnet: str) -> dict[tuple[str, int], tuple[list[Any], list[Any]]
     return {
         # kube-proxy owns one bit of the mark. Compared as a whole, a packet with any other bit set beside it would be
         # masqueraded here although kube-proxy wants to do it.
-        ("postrouting", 0): (
+        (family, "postrouting", 0): (
             [match("==", mark, 0x4000), verdict],
             [match("==", {"&": [mark, 0x4000]}, 0x4000), verdict],
         ),
         # Flannel's rule returns for all that enters the network from outside of this node's part of it, so that the
         # last rule, which masquerades what comes from outside of the network, is never reached.
-        ("postrouting", 3): (
-            [address("saddr", subnet, "!="), address("daddr", NETWORK), verdict],
-            [address("saddr", NETWORK, "!="), address("daddr", subnet), verdict],
+        (family, "postrouting", 3): (
+            [address("saddr", subnet, "!="), address("daddr", network), verdict],
+            [address("saddr", network, "!="), address("daddr", subnet), verdict],
         ),
     }
 
 
-def rules(state: dict[str, Any]) -> dict[tuple[str, int], list[Any]]:
-    """Expressions by chain and position."""
-    found: dict[tuple[str, int], list[Any]] = {}
+#: Family, chain and position of a rule.
+Place = tuple[str, str, int]
+
+
+def rules(state: dict[str, Any]) -> dict[Place, list[Any]]:
+    """Expressions by place."""
+    found: dict[Place, list[Any]] = {}
     for entry in state["nftables"]:
         if "rule" in entry:
-            chain = entry["rule"]["chain"]
-            found[chain, sum(1 for name, _position in found if name == chain)] = entry["rule"]["expr"]
+            of_chain = (entry["rule"]["family"], entry["rule"]["chain"])
+            found[*of_chain, sum(1 for place in found if place[:2] == of_chain)] = entry["rule"]["expr"]
     return found
 
 
-def test_nftables_rules_are_those_of_flannels_iptables(number: int, node: Namespace, run_module: RunModule) -> None:
-    masquerade(node, number, "nftables", run_module)
-    have, want = comparable(node, "vxlan-ipv4-nftables", number)
+@pytest.mark.parametrize("name", OF_NFTABLES)
+def test_nftables_rules_are_those_of_flannels_iptables(
+    name: str, number: int, node: Namespace, run_module: RunModule
+) -> None:
+    masquerade(node, name, number, "nftables", run_module)
+    have, want = comparable(node, name, number)
     theirs = rules({"nftables": renamed(want["nftables"], NFTABLES_NAMES)})
     ours = rules(have)
     assert sorted(ours) == sorted(theirs)
     different = {place: (theirs[place], ours[place]) for place in ours if ours[place] != theirs[place]}
-    assert different == deliberate(f"10.244.{number}.0/24")
+    expected = deliberate("ip", NETWORK, f"10.244.{number}.0/24")
+    if FAMILIES[name]:
+        expected |= deliberate("ip6", DUAL["network6"], DUAL["subnet6"].format(number=number))
+    assert different == expected
 
 
+@pytest.mark.parametrize("name", OF_NFTABLES)
 def test_nftables_chains_are_flannels_without_its_empty_table(
-    number: int, node: Namespace, run_module: RunModule
+    name: str, number: int, node: Namespace, run_module: RunModule
 ) -> None:
-    masquerade(node, number, "nftables", run_module)
-    have, want = comparable(node, "vxlan-ipv4-nftables", number)
+    masquerade(node, name, number, "nftables", run_module)
+    have, want = comparable(node, name, number)
     theirs = [entry for entry in renamed(want["nftables"], NFTABLES_NAMES) if "rule" not in entry]
-    # It makes a table for IPv6 in an IPv4 network too, and puts nothing in it.
-    theirs.remove({"table": {"family": "ip6", "name": "flannel-ipv6"}})
+    if not FAMILIES[name]:
+        # It makes a table for IPv6 in an IPv4 network too, and puts nothing in it.
+        theirs.remove({"table": {"family": "ip6", "name": "fairlead"}})
     ours = [entry for entry in have["nftables"] if "rule" not in entry]
     assert sorted(map(json.dumps, ours)) == sorted(map(json.dumps, theirs))
     assert (have["iptables"], have["ip6tables"]) == (want["iptables"], want["ip6tables"])

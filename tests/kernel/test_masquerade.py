@@ -15,109 +15,29 @@ import pytest
 
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespace, Namespaces
+from tests.kernel.packet_filters import (
+    FILTERS,
+    MULTI,
+    V4,
+    Filter,
+    everything,
+    lacking,
+    make_default,
+    saved,
+    stub,
+)
 
-NETWORK, SUBNET = "10.244.0.0/16", "10.244.1.0/24"
-BASE = {"network": NETWORK, "subnet": SUBNET}
-NFT_POSTROUTING = """
-type nat hook postrouting priority srcnat; policy accept;
-meta mark & 0x4000 == 0x4000 return comment "fairlead masquerade"
-ip saddr 10.244.1.0/24 ip daddr 10.244.0.0/16 return comment "fairlead masquerade"
-ip saddr 10.244.0.0/16 ip daddr 10.244.1.0/24 return comment "fairlead masquerade"
-ip saddr != 10.244.0.0/16 ip daddr 10.244.1.0/24 return comment "fairlead masquerade"
-ip saddr 10.244.0.0/16 ip daddr != 224.0.0.0/4 masquerade fully-random comment "fairlead masquerade"
-ip saddr != 10.244.0.0/16 ip daddr 10.244.0.0/16 masquerade fully-random comment "fairlead masquerade"
-""".strip().splitlines()
-NFT_FORWARD = """
-type filter hook forward priority filter; policy accept;
-ip saddr 10.244.0.0/16 accept comment "fairlead forward"
-ip daddr 10.244.0.0/16 accept comment "fairlead forward"
-""".strip().splitlines()
-IPTABLES_NAT = """
-:FAIRLEAD-POSTRTG -
--A POSTROUTING -m comment --comment "fairlead masquerade" -j FAIRLEAD-POSTRTG
--A FAIRLEAD-POSTRTG -m mark --mark 0x4000/0x4000 -m comment --comment "fairlead masquerade" -j RETURN
--A FAIRLEAD-POSTRTG -s 10.244.1.0/24 -d 10.244.0.0/16 -m comment --comment "fairlead masquerade" -j RETURN
--A FAIRLEAD-POSTRTG -s 10.244.0.0/16 -d 10.244.1.0/24 -m comment --comment "fairlead masquerade" -j RETURN
--A FAIRLEAD-POSTRTG ! -s 10.244.0.0/16 -d 10.244.1.0/24 -m comment --comment "fairlead masquerade" -j RETURN
--A FAIRLEAD-POSTRTG -s 10.244.0.0/16 ! -d 224.0.0.0/4 -m comment --comment "fairlead masquerade" -j MASQUERADE --random-fully
--A FAIRLEAD-POSTRTG ! -s 10.244.0.0/16 -d 10.244.0.0/16 -m comment --comment "fairlead masquerade" -j MASQUERADE --random-fully
-""".strip().splitlines()  # noqa: E501
-IPTABLES_FILTER = """
-:FAIRLEAD-FWD -
--A FORWARD -m comment --comment "fairlead forward" -j FAIRLEAD-FWD
--A FAIRLEAD-FWD -s 10.244.0.0/16 -m comment --comment "fairlead forward" -j ACCEPT
--A FAIRLEAD-FWD -d 10.244.0.0/16 -m comment --comment "fairlead forward" -j ACCEPT
-""".strip().splitlines()
-MULTI = {"iptables-nft": "xtables-nft-multi", "iptables-legacy": "xtables-legacy-multi"}
-FILTERS = ["nftables", "iptables-nft", "iptables-legacy"]
-
-
-class Filter:
-    """A packet filter as a test wants it used: ``args`` for the module, and what is in it, by its own commands."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.args = {**BASE, "backend": name.split("-")[0]}
-
-    def ours(self, node: Namespace) -> list[str]:
-        if self.name == "nftables":
-            return [line for line in table_lines(node, "fairlead") if line != "}" and not line.endswith(" {")]
-        return [line for line in saved(node, self.name) if "FAIRLEAD" in line]
-
-    def expected(self, masquerade: bool = True, forward: bool = True) -> list[str]:
-        nft = self.name == "nftables"
-        nat, filtering = (NFT_POSTROUTING, NFT_FORWARD) if nft else (IPTABLES_NAT, IPTABLES_FILTER)
-        return (nat if masquerade else []) + (filtering if forward else [])
-
-    def holds(self, node: Namespace, **chains: bool) -> bool:
-        """All lines and none else; chains come in any order, rules of one chain in theirs."""
-        return sorted_by_chain(self.ours(node)) == sorted_by_chain(self.expected(**chains))
-
-
-def sorted_by_chain(lines: list[str]) -> list[str]:
-    """Stable: rules keep their order where two lines speak of the same chain."""
-    return sorted(lines, key=lambda line: "fairlead forward" in line or "FWD" in line or "hook forward" in line)
-
-
-def table_lines(node: Namespace, table: str) -> list[str]:
-    done = node.run(f"nft list table ip {table}", check=False)
-    text = re.sub(r"0x0+(?=[1-9a-f])", "0x", done.stdout)
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def saved(node: Namespace, command: str) -> list[str]:
-    """Lines of iptables-save without counters and remarks: declared chains before their rules."""
-    text = re.sub(r" \[\d+:\d+\]", "", node.out(f"{command}-save"))
-    return [line for line in text.splitlines() if not line.startswith("#")]
-
-
-def everything(node: Namespace) -> list[str]:
-    """All rules of all filters, ours and others'."""
-    nft = re.sub(r"counter packets \d+ bytes \d+", "", node.out("nft list ruleset"))
-    return [*nft.splitlines(), *saved(node, "iptables-nft"), *saved(node, "iptables-legacy")]
-
-
-def stub(directory: Path, name: str, script: str) -> None:
-    path = directory / name
-    path.unlink(missing_ok=True)
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-
-
+BASE = V4.args
 UseIptables = Callable[[str], Path]
 
 
 @pytest.fixture
 def use_iptables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UseIptables:
-    """Make command iptables the given kind; returns the directory that comes first in PATH."""
+    """Make commands iptables and ip6tables the given kind; returns the directory that comes first in PATH."""
 
     def use(name: str) -> Path:
         directory = tmp_path / "bin"
-        directory.mkdir(exist_ok=True)
-        for suffix in ("", "-save", "-restore"):
-            link = directory / f"iptables{suffix}"
-            link.unlink(missing_ok=True)
-            link.symlink_to(str(shutil.which(MULTI[name])))
+        make_default(directory, name)
         return directory
 
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
@@ -127,11 +47,10 @@ def use_iptables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UseIptables
 @pytest.fixture(params=FILTERS)
 def packet_filter(request: pytest.FixtureRequest, use_iptables: UseIptables, netns: Namespaces) -> Filter:
     name: str = request.param
+    reason = lacking(netns("can"), name)
+    if reason:
+        pytest.skip(reason)
     if name in MULTI:
-        if shutil.which(MULTI[name]) is None:
-            pytest.skip(f"{name} is not installed")
-        if netns("can").run(f"{name} -t nat -N PROBE", check=False).returncode:
-            pytest.skip(f"the kernel has no {name}")
         use_iptables(name)
     return Filter(name)
 
@@ -198,7 +117,7 @@ def foreign_rules(node: Namespace) -> None:
     node.run(["nft", "add table ip other"])
     node.run(["nft", "add chain ip other postrouting { type nat hook postrouting priority 90; }"])
     node.run(["nft", 'add rule ip other postrouting ip saddr 10.244.9.0/24 return comment "fairlead masquerade"'])
-    node.run(["nft", "add table ip6 fairlead"])
+    node.run(["nft", "add table inet fairlead"])
     for command in ("iptables-nft", "iptables-legacy"):
         node.run(f"{command} -t nat -N OTHER")
         node.run(f"{command} -t nat -A OTHER -s 10.1.0.0/16 -j MASQUERADE")

@@ -14,9 +14,13 @@ import pytest
 from tests.kernel import packets
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespace, Namespaces
+from tests.kernel.packet_filters import V4, V6, Half, places
 
 ARGS = {"network": "10.244.0.0/16", "subnet": "10.244.1.0/24"}
 POD, NEIGHBOUR = "10.244.1.2", "10.244.2.2"
+ARGS6 = {"network6": "fd00:10:244::/48", "subnet6": "fd00:10:244:1::/64"}
+POD6, NEIGHBOUR6 = "fd00:10:244:1::2", "fd00:10:244:2::2"
+PODS, PODS6 = (POD, NEIGHBOUR), (POD6, NEIGHBOUR6)
 KINDS = ("iptables-nft", "iptables-legacy")
 WALLS = {
     "policy": ["-P FORWARD DROP"],
@@ -31,30 +35,32 @@ class Site:
     def __init__(self, netns: Namespaces, run_module: RunModule) -> None:
         self.node, self.pod, self.neighbour = netns("node"), netns("pod"), netns("neighbour")
         self.run_module = run_module
-        for outer, inner, address in (("p0", self.pod, POD), ("p1", self.neighbour, NEIGHBOUR)):
+        for namespace in netns.made:
+            namespace.run("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0")
+        for outer, inner, *addresses in (("p0", self.pod, POD, POD6), ("p1", self.neighbour, NEIGHBOUR, NEIGHBOUR6)):
             netns.link(inner, "e0", self.node, outer)
-            gateway = address[:-1] + "1"
-            inner.run(f"ip address add {address}/24 dev e0")
-            self.node.run(f"ip address add {gateway}/24 dev {outer}")
-            inner.run(f"ip route add default via {gateway}")
-        self.node.run("sysctl -qw net.ipv4.ip_forward=1")
+            for address, length in zip(addresses, (24, 64), strict=True):
+                gateway = address[:-1] + "1"
+                inner.run(f"ip address add {address}/{length} dev e0")
+                self.node.run(f"ip address add {gateway}/{length} dev {outer}")
+                inner.run(f"ip route add default via {gateway}")
+        self.node.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
 
     def converge(self, **options: Any) -> dict[str, Any]:
-        backend = options.pop("backend", "auto")
-        return self.run_module("masquerade", {**ARGS, "backend": backend}, netns=self.node, **options)
+        args = {**ARGS, **options.pop("more", {}), "backend": options.pop("backend", "auto")}
+        return self.run_module("masquerade", args, netns=self.node, **options)
 
-    def talk(self) -> bool:
+    def talk(self, pods: tuple[str, str] = PODS) -> bool:
         """Whether the pods reach each other, both ways round."""
-        there = packets.ask(self.pod, NEIGHBOUR)
-        back = packets.ask(self.neighbour, POD)
-        assert {there, back} in ({None}, {POD, NEIGHBOUR})
+        pod, neighbour = pods
+        there = packets.ask(self.pod, neighbour)
+        back = packets.ask(self.neighbour, pod)
+        assert {there, back} in ({None}, {pod, neighbour})
         return there is not None
 
-    def places(self) -> list[str]:
+    def places(self, half: Half = V4) -> list[str]:
         """Where rules of ours are, by the commands of each."""
-        tables = self.node.out("nft list tables")
-        saved = {kind: "FAIRLEAD-" in self.node.out(f"{kind}-save") for kind in KINDS}
-        return [*(["nftables"] if "table ip fairlead" in tables else []), *(kind for kind in KINDS if saved[kind])]
+        return places(self.node, half)
 
 
 @pytest.fixture
@@ -86,6 +92,57 @@ def test_pods_get_through_where_iptables_drops(site: Site, kind: str, wall: str)
         again = site.converge()
         assert not again["changed"] and again["backend"] == kind
     assert "warnings" not in result and "warnings" not in again
+
+
+@pytest.mark.parametrize("wall", WALLS)
+def test_pods_get_through_where_ip6tables_drops(site: Site, kind: str, wall: str) -> None:
+    """Rules of IPv4 go along, and nothing drops them there."""
+    for rule in WALLS[wall]:
+        of_ipv6 = rule.replace("203.0.113.0/24", "2001:db8::/32").replace("icmp-host", "icmp6-adm")
+        site.node.run(f"{V6.command(kind)} {of_ipv6}")
+    assert site.converge()["backend"] == "nftables" and not site.talk(PODS6)
+    predicted = site.converge(more=ARGS6, check=True)
+    result = site.converge(more=ARGS6)
+    assert (predicted["backend"], result["backend"]) == (kind, kind)
+    assert "(IPv6)" in result["reason"] and "(IPv4)" not in result["reason"]
+    assert site.talk(PODS6) and site.talk() and site.places(V4) == site.places(V6) == [kind]
+    again = site.converge(more=ARGS6)
+    assert not again["changed"] and "warnings" not in result and "warnings" not in again
+
+
+def test_ip_versions_that_drop_in_different_kinds(site: Site) -> None:
+    """No backend is right for both. One gets through, and a word tells how the other one would."""
+    site.node.run("iptables-nft -P FORWARD DROP")
+    site.node.run("ip6tables-legacy -P FORWARD DROP")
+    result = site.converge(more=ARGS6)
+    assert result["backend"] == "iptables-nft" and site.places(V4) == site.places(V6) == ["iptables-nft"]
+    assert site.talk() and not site.talk(PODS6)
+    warning = warned(result)
+    assert "iptables-legacy (IPv6): chain FORWARD of table filter drops pod packets" in warning
+    assert "accept fd00:10:244::/48 as source and as destination there" in warning
+    for option in ("-s", "-d"):
+        site.node.run(f"ip6tables-legacy -A FORWARD {option} fd00:10:244::/48 -j ACCEPT")
+    assert site.talk() and site.talk(PODS6)
+
+
+def test_kind_that_drops_both_ip_versions_goes_before_that_with_one(site: Site) -> None:
+    for command in ("iptables-nft", "iptables-legacy", "ip6tables-legacy"):
+        site.node.run(f"{command} -P FORWARD DROP")
+    result = site.converge(more=ARGS6)
+    assert result["backend"] == "iptables-legacy" and site.talk(PODS6) and not site.talk()
+    assert "iptables-nft: chain FORWARD" in warned(result)
+
+
+def test_chain_of_nftables_that_drops_both_is_named_once(site: Site) -> None:
+    site.node.run("nft add table inet firewall")
+    site.node.run(["nft", "add chain inet firewall passing { type filter hook forward priority 10; policy drop; }"])
+    warning = warned(site.converge(more=ARGS6))
+    assert "accept 10.244.0.0/16, fd00:10:244::/48 as source and as destination there" in warning
+    site.node.run("nft delete table inet firewall")
+    site.node.run("nft add table ip6 firewall")
+    site.node.run(["nft", "add chain ip6 firewall passing { type filter hook forward priority 10; policy drop; }"])
+    assert "accept fd00:10:244::/48 as source" in warned(site.converge(more=ARGS6))
+    assert "warnings" not in site.converge()
 
 
 def test_rules_of_others_are_reason_enough(site: Site, kind: str) -> None:

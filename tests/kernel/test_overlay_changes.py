@@ -54,6 +54,19 @@ def test_overlay_mtu_follows_the_interface(netns: Namespaces, run_module: RunMod
     assert node.json("ip -j link show flannel.1")[0]["mtu"] == 8950
 
 
+def test_overlay_mtu_too_small_for_ipv6_is_good_for_ipv4(netns: Namespaces, run_module: RunModule) -> None:
+    """The kernel takes IPv6 off a device with less than 1280 bytes, and its sysctls with it."""
+    node = lone_node(netns)
+    small = document(1, 2, backend={"mtu": 1300})
+    assert run_module(MODULE, small, netns=node)["mtu"] == 1250
+    first = snapshot(node)
+    assert not run_module(MODULE, small, netns=node)["changed"]
+    for args, mtu in ((document(1, 2), 1450), (small, 1250)):
+        assert kinds(run_module(MODULE, args, netns=node)) == ["~ vxlan"]
+        assert node.json("ip -j link show flannel.1")[0]["mtu"] == mtu
+    assert snapshot(node) == first
+
+
 @pytest.mark.parametrize(
     ("change", "prepare"),
     [

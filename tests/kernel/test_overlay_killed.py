@@ -106,6 +106,21 @@ def test_two_killed_runs_are_both_known(netns: Namespaces, monkeypatch: pytest.M
     assert store.unfinished("overlay_network") == []
 
 
+def test_killed_run_of_what_is_saved_is_known_without_a_note(
+    netns: Namespaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at boot."""
+    node = lone_node(netns)
+    bare = snapshot(node)
+    saved = document(1, 2, 3, **HOST_GW)
+    store.save("overlay_network", saved, False)
+    assert killed(node, saved, 2, monkeypatch)
+    assert snapshot(node) != bare and store.unfinished("overlay_network") == []
+    run(node, document(1))
+    run(node, {"state": "deleted"})
+    assert snapshot(node) == bare
+
+
 def test_run_that_was_taken_back_is_not_remembered(netns: Namespaces, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a device that was there before would be taken for ours later."""
     node, plain = lone_node(netns), overlay_network._adapter

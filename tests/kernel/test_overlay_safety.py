@@ -14,7 +14,7 @@ import pytest
 
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespaces
-from tests.kernel.overlay_nodes import document, lone_node, snapshot
+from tests.kernel.overlay_nodes import document, dual_document, lone_node, snapshot
 
 MODULE = "overlay_network"
 HOLD = """
@@ -27,16 +27,31 @@ with exclusive("overlay_network"):
 
 
 @pytest.mark.parametrize("check", [True, False], ids=["check mode", "real"])
+@pytest.mark.parametrize(
+    ("connection", "subnet"),
+    [
+        ("10.244.3.50 51000 192.0.2.1 22", "10.244.3.0/24"),
+        ("::ffff:10.244.3.50 51000 ::ffff:192.0.2.1 22", "10.244.3.0/24"),
+        ("fd00:10:244:3::50 51000 2001:db8::1 22", "fd00:10:244:3::/64"),
+    ],
+    ids=["ipv4", "mapped ipv4", "ipv6"],
+)
 def test_route_over_the_controller_s_address_is_refused(
-    netns: Namespaces, run_module: RunModule, monkeypatch: pytest.MonkeyPatch, check: bool
+    netns: Namespaces,
+    run_module: RunModule,
+    monkeypatch: pytest.MonkeyPatch,
+    connection: str,
+    subnet: str,
+    check: bool,
 ) -> None:
     node = lone_node(netns)
     before = snapshot(node)
-    monkeypatch.setenv("SSH_CONNECTION", "10.244.3.50 51000 192.0.2.1 22")
-    message = run_module(MODULE, document(1, 2, 3), netns=node, check=check, fails=True)["msg"]
-    assert message.startswith("peers: n3: its subnet 10.244.3.0/24 holds 10.244.3.50, from where this connection comes")
+    monkeypatch.setenv("SSH_CONNECTION", connection)
+    message = run_module(MODULE, dual_document(1, 2, 3), netns=node, check=check, fails=True)["msg"]
+    address = connection.split()[0].removeprefix("::ffff:")
+    assert message.startswith(f"peers: n3: its subnet {subnet} holds {address}, from where this connection comes")
     assert snapshot(node) == before
-    run_module(MODULE, document(1, 2), netns=node)
+    run_module(MODULE, dual_document(1, 2), netns=node, check=check)
 
 
 @pytest.fixture

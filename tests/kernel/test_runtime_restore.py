@@ -157,3 +157,44 @@ def test_status_counts_the_differences(node: Node) -> None:
     assert lines["fairlead"] == f"fairlead {os.path.basename(node.installed)}"
     assert lines["kernel_settings"].endswith("as saved")
     assert lines["overlay_network"].endswith("differences")
+
+
+def test_restore_brings_back_both_ip_versions_when_the_node_has_its_addresses(
+    node: Node, run_module: RunModule
+) -> None:
+    """An IPv6 address may come later at boot than the IPv4 one."""
+    members = [
+        {**member, "address6": f"2001:db8::{number}", "subnet6": f"fd00:10:244:{number}::/64", "mac6": member["mac"]}
+        for number, member in enumerate((NODE, *PEERS), 1)
+    ]
+    node.now.run("ip address add 2001:db8::1/64 dev eth0 nodad")
+    networks = {"network": "10.244.0.0/16", "network6": "fd00:10:244::/48"}
+    run_module("overlay_network", {**networks, "node": members[0], "peers": members[1:]}, netns=node.now)
+    before, before6 = node.datapath(), datapath6(node)
+    assert [len(lines) for lines in before6.values()] == [1, 2, 2, 3]
+    booted = node.booted(address=True)
+    process = booted.start(node.command("restore"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        assert process.stdout is not None
+        waiting = next(line for line in process.stdout if "waiting" in line)
+        assert "node.address6: 2001:db8::1 is on no interface" in waiting
+        booted.run("ip address add 2001:db8::1/64 dev eth0 nodad")
+        assert process.wait(timeout=25) == 0
+    finally:
+        process.kill()
+        process.communicate()
+    assert (node.datapath(), datapath6(node)) == (before, before6)
+    assert node.fairlead("verify") == (0, "no drift: kernel_settings, overlay_network, masquerade\n")
+
+
+def datapath6(node: Node) -> dict[str, list[str]]:
+    device = "flannel-v6.1"
+    routes = [line for line in node.lines(f"ip -6 route show dev {device}") if not line.startswith("fe80:")]
+    return {
+        "addresses": [
+            " ".join(line.split()[1:4]) for line in node.lines(f"ip -6 -o address show dev {device} scope global")
+        ],
+        "neighbors": node.lines(f"ip -6 neighbor show dev {device} nud permanent"),
+        "entries": node.lines(f"bridge fdb show dev {device}"),
+        "routes": routes,
+    }

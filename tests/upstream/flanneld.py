@@ -56,6 +56,12 @@ class Flanneld:
 
     def start(self) -> None:
         before = self.subnet_env.stat().st_ino if self.subnet_env.exists() else None
+        self.launch("-ip-masq")
+        # It is written anew, and by renaming.
+        wait_until(lambda: self._serves(before), f"flanneld has written {self.subnet_env}")
+
+    def launch(self, *options: str) -> subprocess.Popen[str]:
+        """Start it and wait for nothing."""
         tls = self.lan.etcd.tls
         command = [
             str(self.program),
@@ -64,13 +70,12 @@ class Flanneld:
             f"-etcd-certfile={tls['cert_file']}",
             f"-etcd-keyfile={tls['key_file']}",
             "-iface=eth0",
-            "-ip-masq",
             f"-subnet-file={self.subnet_env}",
+            *options,
         ]
         with self.log.open("a") as log:
             self.process = self.node.start([*self._wrapper(), *command], stdout=log, stderr=log)
-        # It is written anew, and by renaming.
-        wait_until(lambda: self._serves(before), f"flanneld has written {self.subnet_env}")
+        return self.process
 
     def _wrapper(self) -> list[str]:
         if self.node.run("test -e /proc/sys/net/bridge/bridge-nf-call-iptables", check=False).returncode == 0:

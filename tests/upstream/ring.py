@@ -22,15 +22,33 @@ from tests.kernel.namespaces import Namespace
 from tests.upstream.flanneld import Flanneld
 from tests.upstream.lan import Lan, wait_until
 
-CLUSTER, NETWORK, DEVICE = "ring", "10.244.0.0/16", "flannel.1"
-CONFIG = {"network": NETWORK, "backend": {"type": "vxlan", "vni": 1, "port": 8472}}
+CLUSTER = "ring"
+BACKEND = {"type": "vxlan", "vni": 1, "port": 8472}
 # flanneld's watch answers within a fraction of a second.
 FOLLOW_SECONDS = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
-    """A node as its lease describes it to the others."""
+class Version:
+    """How nodes, devices and fields are called in one IP version."""
+
+    suffix: str
+    network: str
+    device: str
+    lan: str
+    lan_length: int
+    length: int
+    # The largest packet that fits through the device.
+    mtu: int
+
+
+IPV4 = Version("", "10.244.0.0/16", "flannel.1", "192.0.2.", 24, 32, 1450)
+IPV6 = Version("6", "fd00:10:244::/48", "flannel-v6.1", "2001:db8::", 64, 128, 1430)
+
+
+@dataclasses.dataclass(frozen=True)
+class Half:
+    """A node as its lease describes it to the others, in one IP version."""
 
     subnet: str
     address: str
@@ -45,6 +63,9 @@ class Member:
         return str(ipaddress.ip_network(self.subnet)[2])
 
 
+Member = dict[Version, Half]
+
+
 @dataclasses.dataclass(frozen=True)
 class Tables:
     """What hangs on the VXLAN device: neighbors (address, MAC), FDB entries (MAC, address), routes (subnet, via)."""
@@ -54,11 +75,11 @@ class Tables:
     routes: list[tuple[str, str]]
 
 
-def tables(node: Namespace) -> Tables:
-    neighbors = node.json(f"ip -4 -j neigh show dev {DEVICE}")
-    fdb = node.json(f"bridge -j fdb show dev {DEVICE}")
-    routes = node.json(f"ip -4 -j route show dev {DEVICE}")
-    assert all(entry["state"] == ["PERMANENT"] for entry in neighbors), neighbors
+def tables(node: Namespace, version: Version) -> Tables:
+    ip = "ip -6 -j" if version is IPV6 else "ip -4 -j"
+    neighbors = node.json(f"{ip} neigh show dev {version.device} nud permanent")
+    fdb = node.json(f"bridge -j fdb show dev {version.device}")
+    routes = [entry for entry in node.json(f"{ip} route show dev {version.device}") if "gateway" in entry]
     assert all(entry["state"] == "permanent" and entry["flags"] == ["self"] for entry in fdb), fdb
     assert all(entry["flags"] == ["onlink"] for entry in routes), routes
     return Tables(
@@ -68,7 +89,7 @@ def tables(node: Namespace) -> Tables:
     )
 
 
-def expected(others: list[Member], leftovers: list[tuple[str, str]]) -> Tables:
+def expected(others: list[Half], leftovers: list[tuple[str, str]]) -> Tables:
     """Exactly one entry of each kind for each of the others; ``leftovers`` are FDB entries that nobody needs."""
     return Tables(
         sorted((other.base, other.mac) for other in others),
@@ -78,20 +99,26 @@ def expected(others: list[Member], leftovers: list[tuple[str, str]]) -> Tables:
 
 
 class Ring:
-    """``flanneld`` and ``ours`` hold nodes by number; ``pods`` one pod a node, with the third address of its subnet.
+    """``flanneld`` and ``ours`` hold nodes by number; ``pods`` one pod a node, with the third address of its subnets.
 
-    ``leftovers`` are, by number of the node, FDB entries that flanneld is known to leave behind.
+    ``versions`` is IPv4, or with dual stack both. ``leftovers`` are, by number of the node and IP version, FDB entries
+    that flanneld is known to leave behind.
     """
 
-    def __init__(self, lan: Lan, flanneld: Path, run_module: RunModule) -> None:
-        self.lan, self._program, self._run_module = lan, flanneld, run_module
+    def __init__(self, lan: Lan, flanneld: Path, run_module: RunModule, versions: tuple[Version, ...]) -> None:
+        self.lan, self._program, self._run_module, self.versions = lan, flanneld, run_module, versions
         self.nodes: dict[int, Namespace] = {}
-        self.addresses = {number: f"192.0.2.{number}" for number in (1, 2, 3, 4)}
+        #: The last part of each node's addresses.
+        self.hosts = {number: number for number in (1, 2, 3, 4)}
         self.macs = {number: vtep_mac(CLUSTER, f"n{number}") for number in (3, 4)}
         self.flanneld: dict[int, Flanneld] = {}
         self.ours: list[int] = []
         self.pods: dict[int, Namespace] = {}
-        self.leftovers: dict[int, list[tuple[str, str]]] = {}
+        self.leftovers: dict[tuple[int, Version], list[tuple[str, str]]] = {}
+
+    @property
+    def networks(self) -> dict[str, str]:
+        return {f"network{version.suffix}": version.network for version in self.versions}
 
     def start_ours(self) -> None:
         self.ours = [3, 4]
@@ -108,13 +135,16 @@ class Ring:
         self.pods = {number: self._pod(number, member) for number, member in self.members().items()}
 
     def _pod(self, number: int, member: Member) -> Namespace:
-        """Attached like the bridge plugin does it: gateway on the node, MTU of the overlay."""
-        pod, gateway = self.lan.netns(f"pod{number}"), ipaddress.ip_network(member.subnet)[1]
-        self.lan.netns.link(self.nodes[number], "pod0", pod, "eth0")
-        self.nodes[number].run(f"ip address add {gateway}/24 dev pod0")
-        pod.run("ip link set eth0 mtu 1450")
-        pod.run(f"ip address add {member.pod_address}/24 dev eth0")
-        pod.run(f"ip route add default via {gateway}")
+        """Attached like the bridge plugin does it: gateways on the node, MTU of the overlay."""
+        pod, node = self.lan.netns(f"pod{number}"), self.nodes[number]
+        self.lan.netns.link(node, "pod0", pod, "eth0")
+        pod.run(f"ip link set eth0 mtu {min(version.mtu for version in self.versions)}")
+        for half in member.values():
+            subnet = ipaddress.ip_network(half.subnet)
+            without_detection = "nodad" if subnet.version == 6 else ""
+            node.run(f"ip address add {subnet[1]}/{subnet.prefixlen} dev pod0 {without_detection}")
+            pod.run(f"ip address add {half.pod_address}/{subnet.prefixlen} dev eth0 {without_detection}")
+            pod.run(f"ip route add default via {subnet[1]}")
         return pod
 
     def stop(self) -> None:
@@ -125,47 +155,57 @@ class Ring:
         """Run our modules on all of our nodes."""
         for number in self.ours:
             leases = self.module(number, "overlay_lease", **self.lease_arguments(number))
-            own, peers = leases["own"], leases["peers"]
-            self.module(number, "overlay_network", network=NETWORK, node=own, peers=peers)
+            own = leases["own"]
+            self.module(number, "overlay_network", **self.networks, node=own, peers=leases["peers"])
+            subnets = {f"subnet{version.suffix}": own[f"subnet{version.suffix}"] for version in self.versions}
             # Both ways of filtering, as nodes of one cluster may have different ones.
             backend = "iptables" if number == 3 else "nftables"
-            self.module(number, "masquerade", network=NETWORK, subnet=own["subnet"], backend=backend)
+            self.module(number, "masquerade", **self.networks, **subnets, backend=backend)
 
     def lease_arguments(self, number: int) -> dict[str, Any]:
-        nodes = [
-            {"name": f"n{ours}", "address": self.addresses[ours], "mac": self.macs[ours]}
-            for ours in sorted({*self.ours, number})
-        ]
         return {
             "endpoints": self.lan.etcd.endpoints,
             **self.lan.etcd.tls,
-            "config": CONFIG,
+            "config": {**self.networks, "backend": BACKEND},
             "cluster_name": CLUSTER,
-            "nodes": nodes,
+            "nodes": [self._declared(ours) for ours in sorted({*self.ours, number})],
             "node": f"n{number}",
             # How long a busy machine takes to answer is not what is tested.
             "timeout": 30,
         }
+
+    def _declared(self, number: int) -> dict[str, str]:
+        addresses = {f"address{each.suffix}": f"{each.lan}{self.hosts[number]}" for each in self.versions}
+        return {"name": f"n{number}", "mac": self.macs[number], **addresses}
 
     def module(self, number: int, name: str, **arguments: Any) -> dict[str, Any]:
         return self._run_module(name, arguments, netns=self.nodes[number])
 
     def members(self) -> dict[int, Member]:
         """By number, as etcd holds them. Each node that is there has exactly one lease."""
-        numbers = {address: number for number, address in self.addresses.items()}
+        numbers = {f"{IPV4.lan}{host}": number for number, host in self.hosts.items()}
         found = {}
         for name, lease in self.lan.leases().items():
             value = json.loads(lease.value)
-            assert value["BackendType"] == "vxlan" and value["BackendData"]["VNI"] == 1, value
             number = numbers[value["PublicIP"]]
             assert number not in found, f"two leases of n{number}"
-            mac = value["BackendData"]["VtepMAC"]
-            found[number] = Member(name.replace("-", "/"), value["PublicIP"], mac)
+            found[number] = self._member(name, value)
         return found
+
+    def _member(self, name: str, value: dict[str, Any]) -> Member:
+        halves = name.replace("-", "/").split("&")
+        assert len(halves) == len(self.versions) and value["BackendType"] == "vxlan", (name, value)
+        member = {}
+        for version, subnet in zip(self.versions, halves, strict=True):
+            data = value["BackendV6Data" if version is IPV6 else "BackendData"]
+            assert data["VNI"] == 1, value
+            address = value["PublicIPv6" if version is IPV6 else "PublicIP"]
+            member[version] = Half(subnet, address, data["VtepMAC"])
+        return member
 
     def lease_name(self, number: int) -> str:
         """Last part of the key of a node's lease."""
-        return self.members()[number].subnet.replace("/", "-")
+        return "&".join(half.subnet.replace("/", "-") for half in self.members()[number].values())
 
     def present(self) -> set[int]:
         return {*self.ours, *(number for number, daemon in self.flanneld.items() if daemon.process)}
@@ -174,31 +214,35 @@ class Ring:
         """All nodes agree with etcd and so with each other, and all pods reach all pods as themselves."""
         members = self.members()
         assert set(members) == self.present()
-        for number in members:
+        for number, version in itertools.product(members, self.versions):
             # flanneld is given time to follow; its tables are looked at below, whatever they are by then.
             with contextlib.suppress(AssertionError):
-                wait_until(lambda number=number: self._agrees(number, members), "", FOLLOW_SECONDS)  # type: ignore[misc]
-            assert tables(self.nodes[number]) == self._expected(number, members), f"on n{number}"
-            assert self._device(number) == (members[number].mac, [f"{members[number].base}/32"])
+                wait_until(lambda at=(number, version): self._agrees(*at, members), "", FOLLOW_SECONDS)  # type: ignore[misc]
+            wanted, half = self._expected(number, version, members), members[number][version]
+            assert tables(self.nodes[number], version) == wanted, f"on n{number}"
+            assert self._device(number, version) == (half.mac, [f"{half.base}/{version.length}"])
         self._check_packets(members)
 
-    def _agrees(self, number: int, members: dict[int, Member]) -> bool:
-        return tables(self.nodes[number]) == self._expected(number, members)
+    def _agrees(self, number: int, version: Version, members: dict[int, Member]) -> bool:
+        return tables(self.nodes[number], version) == self._expected(number, version, members)
 
-    def _expected(self, number: int, members: dict[int, Member]) -> Tables:
-        others = [member for other, member in members.items() if other != number]
-        return expected(others, self.leftovers.get(number, []))
+    def _expected(self, number: int, version: Version, members: dict[int, Member]) -> Tables:
+        others = [member[version] for other, member in members.items() if other != number]
+        return expected(others, self.leftovers.get((number, version), []))
 
-    def _device(self, number: int) -> tuple[str, list[str]]:
-        """MAC address and IPv4 addresses of the VXLAN device."""
-        (link,) = self.nodes[number].json(f"ip -4 -j address show dev {DEVICE}")
-        (shown,) = self.nodes[number].json(f"ip -j link show dev {DEVICE}")
-        return shown["address"], [f"{entry['local']}/{entry['prefixlen']}" for entry in link["addr_info"]]
+    def _device(self, number: int, version: Version) -> tuple[str, list[str]]:
+        """MAC address and addresses of the VXLAN device."""
+        family = "-6" if version is IPV6 else "-4"
+        (link,) = self.nodes[number].json(f"ip {family} -j address show dev {version.device} scope global")
+        (shown,) = self.nodes[number].json(f"ip -j link show dev {version.device}")
+        return shown["address"], [f"{entry['local']}/{entry['prefixlen']}" for entry in link["addr_info"] if entry]
 
     def _check_packets(self, members: dict[int, Member]) -> None:
         with contextlib.ExitStack() as servers:
             for number in members:
                 servers.enter_context(packets.server(self.pods[number]))
-            for here, there in itertools.permutations(members, 2):
-                seen = packets.ask(self.pods[here], members[there].pod_address, size=1450)
-                assert seen == members[here].pod_address, f"pod of n{there}, asked by the pod of n{here}, saw {seen}"
+            for (here, there), version in itertools.product(itertools.permutations(members, 2), self.versions):
+                size = min(each.mtu for each in self.versions)
+                seen = packets.ask(self.pods[here], members[there][version].pod_address, size=size)
+                wanted = members[here][version].pod_address
+                assert seen == wanted, f"pod of n{there}, asked by the pod of n{here}, saw {seen}"

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,17 +15,19 @@ from tests.kernel.namespaces import Namespaces
 from tests.upstream import builds
 from tests.upstream.conftest import Programs
 from tests.upstream.lan import Lan
-from tests.upstream.ring import DEVICE, NETWORK, Ring
+from tests.upstream.ring import IPV4, IPV6, Ring
 
 pytestmark = pytest.mark.slow
 FLANNELD, OURS = 2, 4
 
 
-@pytest.fixture
-def empty(programs: Programs, netns: Namespaces, run_module: RunModule, tmp_path: Path) -> Iterator[Ring]:
+@pytest.fixture(params=[(IPV4,), (IPV4, IPV6)], ids=["ipv4", "dual"])
+def empty(
+    programs: Programs, netns: Namespaces, run_module: RunModule, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Ring]:
     flanneld, etcd = programs(builds.FLANNEL) / "flanneld", programs(builds.etcd("3.7"))
     lan = Lan(netns, tmp_path)
-    made = Ring(lan, flanneld, run_module)
+    made = Ring(lan, flanneld, run_module, request.param)
     try:
         lan.start_etcd(etcd)
         yield made
@@ -47,7 +50,8 @@ def ring(empty: Ring) -> Ring:
 
 def test_our_nodes_join_an_overlay_of_flanneld(empty: Ring) -> None:
     """The network configuration is as short as flannel's own documentation has it."""
-    empty.lan.configure({"Network": NETWORK, "Backend": {"Type": "vxlan"}})
+    dual = {"EnableIPv6": True, "IPv6Network": IPV6.network} if IPV6 in empty.versions else {}
+    empty.lan.configure({"Network": IPV4.network, **dual, "Backend": {"Type": "vxlan"}})
     empty.start_flanneld()
     empty.start_ours()
     empty.start_pods()
@@ -60,7 +64,7 @@ def test_second_run_on_our_nodes_changes_nothing(ring: Ring) -> None:
     for number in ring.ours:
         lease = ring.module(number, "overlay_lease", **ring.lease_arguments(number))
         assert not lease["changed"]
-        arguments = {"network": NETWORK, "node": lease["own"], "peers": lease["peers"]}
+        arguments = {**ring.networks, "node": lease["own"], "peers": lease["peers"]}
         assert not ring.module(number, "overlay_network", **arguments)["changed"]
     assert (ring.lan.leases(), ring.members()) == (leases, before)
 
@@ -69,7 +73,7 @@ def test_our_node_leaves_and_returns(ring: Ring) -> None:
     before = ring.members()
     ring.ours.remove(OURS)
     ring.module(OURS, "overlay_lease", **{**ring.lease_arguments(OURS), "state": "absent"})
-    ring.module(OURS, "overlay_network", state="deleted", network=NETWORK)
+    ring.module(OURS, "overlay_network", state="deleted")
     ring.refresh()
     ring.check()
     ring.ours.append(OURS)
@@ -120,12 +124,12 @@ def test_flanneld_restarts_without_anybody_noticing(ring: Ring) -> None:
 
 
 def test_our_node_changes_its_mac_address(ring: Ring) -> None:
-    before = ring.members()[OURS]
+    before = ring.members()[OURS][IPV4]
     ring.macs[OURS] = "02:aa:bb:cc:dd:44"
     ring.refresh()
-    assert ring.members()[OURS].mac == "02:aa:bb:cc:dd:44"
+    assert ring.members()[OURS][IPV4].mac == "02:aa:bb:cc:dd:44"
     # flanneld replaces neighbor and route, and adds an entry for the new address: it never looks for the old one.
-    ring.leftovers = {number: [(before.mac, before.address)] for number in ring.flanneld}
+    ring.leftovers = {(number, IPV4): [(before.mac, before.address)] for number in ring.flanneld}
     ring.check()
 
 
@@ -133,12 +137,14 @@ def test_flanneld_changes_its_mac_address(ring: Ring) -> None:
     before = ring.members()[FLANNELD]
     ring.flanneld[FLANNELD].stop()
     # It makes up another one for a new device.
-    ring.nodes[FLANNELD].run(f"ip link delete {DEVICE}")
+    for version in ring.versions:
+        ring.nodes[FLANNELD].run(f"ip link delete {version.device}")
     ring.flanneld[FLANNELD].start()
     after = ring.members()[FLANNELD]
-    assert (after.subnet, after.mac != before.mac) == (before.subnet, True)
+    for version, half in before.items():
+        assert (after[version].subnet, after[version].mac != half.mac) == (half.subnet, True)
+        ring.leftovers[1, version] = [(half.mac, half.address)]
     ring.refresh()
-    ring.leftovers = {1: [(before.mac, before.address)]}
     ring.check()
 
 
@@ -147,15 +153,19 @@ def test_our_node_changes_its_address(ring: Ring) -> None:
     change_address(ring, OURS)
     ring.refresh()
     after = ring.members()[OURS]
-    assert (after.subnet, after.mac, after.address) == (before.subnet, before.mac, ring.addresses[OURS])
+    for version, half in before.items():
+        moved = dataclasses.replace(half, address=f"{version.lan}{ring.hosts[OURS]}")
+        assert after[version] == moved != half
     ring.check()
 
 
 def change_address(ring: Ring, number: int) -> None:
-    old, new = ring.addresses[number], f"192.0.2.{number + 40}"
-    ring.nodes[number].run(f"ip address delete {old}/24 dev eth0")
-    ring.nodes[number].run(f"ip address add {new}/24 dev eth0")
-    ring.addresses[number] = new
+    old, new = number, number + 40
+    for version in ring.versions:
+        place = f"/{version.lan_length} dev eth0"
+        ring.nodes[number].run(f"ip address delete {version.lan}{old}{place}")
+        ring.nodes[number].run(f"ip address add {version.lan}{new}{place}")
+    ring.hosts[number] = new
 
 
 def test_flanneld_changes_its_address(ring: Ring) -> None:
@@ -165,7 +175,7 @@ def test_flanneld_changes_its_address(ring: Ring) -> None:
     change_address(ring, FLANNELD)
     ring.flanneld[FLANNELD].start()
     ring.refresh()
-    assert ring.members()[FLANNELD].subnet == before.subnet
+    assert [half.subnet for half in ring.members()[FLANNELD].values()] == [half.subnet for half in before.values()]
     ring.check()
 
 

@@ -12,13 +12,24 @@ from .._engine import Outcome
 from .._engine import converge as engine_converge
 from .._model.errors import PrerequisiteError
 from .._model.item import State
-from .._model.masquerade import AUTO, IPTABLES, NFTABLES, FilterObject, FilterRule, MasqueradeSpec, parse_masquerade
+from .._model.masquerade import (
+    AUTO,
+    IPTABLES,
+    IPV4,
+    NFTABLES,
+    Family,
+    FilterObject,
+    FilterRule,
+    MasqueradeSpec,
+    family_of,
+    parse_masquerade,
+)
 from .._plan.operation import difference
 from .._system import iptables
 from .._system.forwarding import ForwardChain, dropping_chains
 from .._system.lock import exclusive
 from .._system.nftables import Nftables
-from .._system.packet_filter import Backend, FilterAdapter, MissingError, UnsupportedError
+from .._system.packet_filter import Backend, FilterAdapter, MissingError, UnsupportedError, wanted
 from .._system.runner import Runner
 
 KIND = "masquerade"
@@ -32,7 +43,8 @@ _ALTERNATIVES = {
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The backend that holds the rules, why it, and what on the node drops pod packets all the same, a line each."""
+    """The backend that holds the rules of all IP versions, why it, and what on the node drops pod packets all the same,
+    a line each."""
 
     backend: str
     reason: str
@@ -57,105 +69,130 @@ def converge_and_explain(document: Mapping[str, Any], check: bool, runner: Runne
 def _converge(spec: MasqueradeSpec, check: bool, runner: Runner) -> Tuple[Outcome, Optional[Choice]]:
     choosing = _Choosing(spec, runner, check)
     adapter = FilterAdapter(choosing.backends)
-    if spec.empty:
+    if not spec.rules:
         return engine_converge(adapter, lambda have: difference(have, {}, _RANKS), check), None
     backend, reason = choosing.choose(adapter.read())
-    want = backend.wanted(spec)
+    want = wanted(backend, spec)
     outcome = engine_converge(adapter, lambda have: difference(have, want, _RANKS), check)
     return outcome, Choice(backend.backend, reason, tuple(choosing.warnings(backend)))
 
 
-class _Choosing:
-    """Which of the allowed backends, by what is on the node.
+# Backends and IP versions that they hold rules of ours for.
+_Places = Collection[Tuple[str, Family]]
 
-    First iptables of the kind whose chain FORWARD drops, where rules of nftables could not help the pods; then of the
-    kind that others use for forwarding, because what drops there may come any time; then what has rules of ours, or had
-    them last; then the first that works.
+
+class _Choosing:
+    """Which of the allowed backends, by what is on the node. One holds the rules of all declared IP versions.
+
+    First iptables of the kind whose chain FORWARD drops, where rules of nftables could not help the pods, and of two
+    such kinds the one that drops more IP versions; then of the kind that others use for forwarding, because what drops
+    there may come any time; then what has rules of ours, or had them last; then the first that works.
     """
 
     def __init__(self, spec: MasqueradeSpec, runner: Runner, check: bool) -> None:
         self.spec, self.runner, self.check = spec, runner, check
         self.iptables = iptables.find(runner)
         self.backends: List[Backend] = [Nftables(runner), *self.iptables]
-        self.forward: Dict[str, ForwardChain] = {}
+        # By kind of iptables, for the declared IP versions only.
+        self.forward: Dict[str, Dict[Family, ForwardChain]] = {}
 
     def choose(self, have: State) -> Tuple[Backend, str]:
-        """The backend and the reason for it."""
-        self.forward = {kind.backend: kind.forward_chain() for kind in self.iptables}
-        in_use = {item.backend for item in have.values() if isinstance(item, (FilterObject, FilterRule))}
+        """The backend and the reason for it, after ``have`` was read of all."""
+        families = self.spec.families
+        self.forward = {kind.backend: {each: kind.forward_chain(each) for each in families} for kind in self.iptables}
+        items = [item for item in have.values() if isinstance(item, (FilterObject, FilterRule))]
+        in_use = {(item.backend, family_of(item.table)) for item in items}
         allowed = [
             one for one in self.backends if self.spec.backend == AUTO or one.backend.startswith(self.spec.backend)
         ]
         reasons = {one.backend: self._reason(one.backend, in_use) for one in allowed}
         # In use before not in use, among those with reasons of the same weight.
-        ranked = sorted(allowed, key=lambda one: (reasons[one.backend][0], one.backend not in in_use))
+        ranked = sorted(allowed, key=lambda one: (reasons[one.backend][0], not _in_use(one.backend, in_use)))
         backend = self._first_working(ranked, in_use)
         return backend, reasons[backend.backend][1]
 
-    def _reason(self, name: str, in_use: Collection[str]) -> Tuple[int, str]:
+    def _reason(self, name: str, in_use: _Places) -> Tuple[Tuple[int, int], str]:
         """Weight, the smallest first, and words."""
-        forward = self.forward.get(name, ForwardChain())
-        if forward.drops:
-            return 0, f"only rules there let pods through chain FORWARD: {forward.drops}"
-        if forward.foreign:
-            return 1, "chain FORWARD there holds rules of others"
-        if name in in_use:
-            return 2, "has the rules already"
+        chains = self.forward.get(name, {})
+        walls = [f"{chain.drops} ({family})" for family, chain in chains.items() if chain.drops]
+        if walls:
+            return (0, -len(walls)), f"only rules there let pods through chain FORWARD: {', '.join(walls)}"
+        foreign = [str(family) for family, chain in chains.items() if chain.foreign]
+        if foreign:
+            return (1, -len(foreign)), f"chain FORWARD there holds rules of others ({', '.join(foreign)})"
+        if _in_use(name, in_use):
+            return (2, 0), "has the rules already"
         if name == self.spec.remembered:
-            return 3, "had the rules last"
-        return (
-            4,
-            "the first that works" if self.spec.backend == AUTO else f"the first that works of {self.spec.backend}",
-        )
+            return (3, 0), "had the rules last"
+        of_choice = "" if self.spec.backend == AUTO else f" of {self.spec.backend}"
+        return (4, 0), f"the first that works{of_choice}"
 
-    def _first_working(self, ranked: Sequence[Backend], in_use: Collection[str]) -> Backend:
-        problems: Dict[str, PrerequisiteError] = {}
+    def _first_working(self, ranked: Sequence[Backend], in_use: _Places) -> Backend:
+        problems: Dict[str, Tuple[Family, PrerequisiteError]] = {}
         for backend in ranked:
-            problem = None if backend.backend in in_use else self._problem(backend)
+            problem = self._problem(backend, in_use)
             if problem is None:
                 return backend
             problems[backend.backend] = problem
-        missing = [backend for backend in ranked if isinstance(problems[backend.backend], MissingError)]
+        missing = [backend for backend in ranked if isinstance(problems[backend.backend][1], MissingError)]
         # A real run comes here with the packages that check mode did not install.
         if self.check and missing:
             return missing[0]
-        asked, found = self.spec.backend, "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+        found = "; ".join(f"{_half(name, family)}: {problem}" for name, (family, problem) in problems.items())
+        asked = self.spec.backend
         raise PrerequisiteError(f"backend {asked} does not work here: {found}. {_ALTERNATIVES[asked]}")
 
-    def _problem(self, backend: Backend) -> Optional[PrerequisiteError]:
-        return _problem(backend, self.check) or _problem_of_kin(backend, self.backends[0], self.check)
+    def _problem(self, backend: Backend, in_use: _Places) -> Optional[Tuple[Family, PrerequisiteError]]:
+        """The first IP version that the backend does not do, and why."""
+        for family in self.spec.families:
+            if (backend.backend, family) not in in_use:
+                problem = _problem(backend, family, self.check)
+                problem = problem or _problem_of_kin(backend, self.backends[0], family, self.check)
+                if problem is not None:
+                    return family, problem
+        return None
 
     def warnings(self, chosen: Backend) -> Iterator[str]:
         """Chains beside the chosen backend that drop forwarded packets."""
-        if not self.spec.forward:
+        if not any(rules.forward for rules in self.spec.rules):
             return
-        advice = f"Rules of {chosen.backend} cannot overrule that; accept {self._pods()} there"
-        for name, forward in self.forward.items():
-            if forward.drops and name != chosen.backend:
-                dropped = f"drops pod packets that it does not accept: {forward.drops}"
-                yield f"{name}: chain FORWARD of table filter {dropped}. {advice}"
-        for chain in dropping_chains(self.runner):
-            told = chain.of_iptables and self.forward.get(iptables.NFT, ForwardChain()).policy
-            if not told:
-                yield f"nftables: {chain} drops pod packets that it does not accept. {advice}"
+        advice = f"Rules of {chosen.backend} cannot overrule that; accept"
+        for name, chains in self.forward.items():
+            for family, chain in chains.items():
+                if chain.drops and name != chosen.backend:
+                    dropped = f"drops pod packets that it does not accept: {chain.drops}"
+                    place = f"{_half(name, family)}: chain FORWARD of table filter"
+                    yield f"{place} {dropped}. {advice} {self._pods([family])} there"
+        shown = [family for family, chain in self.forward.get(iptables.NFT, {}).items() if chain.policy]
+        for found in dropping_chains(self.runner, self.spec.families):
+            if not found.of_iptables or found.families[0] not in shown:
+                dropped = f"{found} drops pod packets that it does not accept"
+                yield f"nftables: {dropped}. {advice} {self._pods(found.families)} there"
 
-    def _pods(self) -> str:
-        networks = {
-            str(match.network) for rule in self.spec.forward for match in (rule.source, rule.destination) if match
-        }
-        return f"{', '.join(sorted(networks))} as source and as destination"
+    def _pods(self, families: Collection[Family]) -> str:
+        networks = [str(rules.network) for rules in self.spec.rules if rules.family in families]
+        return f"{', '.join(networks)} as source and as destination"
 
 
-def _problem(backend: Backend, check: bool) -> Optional[PrerequisiteError]:
+def _in_use(name: str, places: _Places) -> bool:
+    return any(name == backend for backend, _family in places)
+
+
+def _half(name: str, family: Family) -> str:
+    """A backend in messages about one IP version."""
+    return name if family is IPV4 else f"{name} ({family})"
+
+
+def _problem(backend: Backend, family: Family, check: bool) -> Optional[PrerequisiteError]:
     try:
-        backend.read()
-        backend.probe(check)
+        backend.read(family)
+        backend.probe(family, check)
     except PrerequisiteError as error:
         return error
     return None
 
 
-def _problem_of_kin(backend: Backend, nftables: Backend, check: bool) -> Optional[PrerequisiteError]:
+def _problem_of_kin(backend: Backend, nftables: Backend, family: Family, check: bool) -> Optional[PrerequisiteError]:
     """Check mode can try iptables-nft only by way of nft, if that is there: both need the same of the kernel."""
-    problem = _problem(nftables, check) if check and backend.backend == iptables.NFT else None
+    problem = _problem(nftables, family, check) if check and backend.backend == iptables.NFT else None
     return problem if isinstance(problem, UnsupportedError) else None

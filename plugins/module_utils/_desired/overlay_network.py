@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
+from typing import Any, ContextManager, Dict, Iterable, List, Mapping, Optional, Sequence
 
 from .._engine import Adapter, Combined, Outcome
 from .._engine import converge as engine_converge
@@ -70,10 +70,14 @@ def _converge(content: Mapping[str, Any], check: bool) -> Outcome:
         with_nexthops = _with_nexthops(netlink, overlay)
     secret = private_key(overlay, check)
     wanted = _wanted(overlay, underlays, earlier, 0 if with_accept_ra else None, with_nexthops, secret)
-    keys = [key for key in wanted.items if key[0] in ("route", "nexthop")]
-    datapath = OverlayAdapter(devices, [*keys, *wanted.earlier], with_accept_ra)
+    datapath = OverlayAdapter(devices, wanted.keys, with_accept_ra)
     adapter = _adapter(datapath, _env_paths([overlay, *earlier]), [overlay, *earlier])
-    return engine_converge(adapter, lambda have: plan_overlay(have, wanted), check, lambda: store.noted(KIND, content))
+
+    def around() -> ContextManager[None]:
+        # At boot the next run knows it without a note: writing thousands of peers takes as long as reading them did.
+        return contextlib.nullcontext() if overlay in earlier else store.noted(KIND, content)
+
+    return engine_converge(adapter, lambda have: plan_overlay(have, wanted), check, around)
 
 
 def _underlay(netlink: Rtnetlink, backend: Backend, family: Family, devices: List[str]) -> Underlay:

@@ -19,13 +19,16 @@ from .ip_version import IpVersion, version_of
 from .item import BaseItem, Item, Key
 
 # linux/neighbour.h NUD_PERMANENT, linux/rtnetlink.h RTPROT_KERNEL (the routes that the kernel keeps for addresses),
-# RTPROT_BOOT, RT_TABLE_MAIN, RT_SCOPE_LINK, RTN_UNICAST.
+# RTPROT_BOOT, RTPROT_RA (those for prefixes that a router announced), RT_TABLE_MAIN, RT_SCOPE_LINK, RTN_UNICAST.
 PERMANENT = 0x80
 PROTOCOL_KERNEL = 2
 PROTOCOL_BOOT = 3
+PROTOCOL_RA = 9
 TABLE_MAIN = 254
 SCOPE_LINK = 253
 TYPE_UNICAST = 1
+# An option of routes: which one it is of those that are found beside the first one with the same key.
+DUPLICATE = "duplicate"
 # linux/if_addr.h IFA_F_NODAD: an IPv6 address that is good from the first moment on.
 NO_DUPLICATE_DETECTION = 0x02
 
@@ -256,14 +259,23 @@ class _RouteFields(NamedTuple):
 
 class Route(TupleItem, _RouteFields):
     """A route with one next hop. ``device`` is "" for routes without one (blackhole and the like), ``type`` is RTN_*,
-    ``nexthop_id`` the nexthop object it goes through (0: none)."""
+    ``nexthop_id`` the nexthop object it goes through (0: none).
+
+    The kernel takes a second route for the same destination when it is appended, and IPv6 then uses both. ``place`` is
+    what they have in common, ``key`` what tells them apart.
+    """
 
     __slots__ = ()
     kind: ClassVar[str] = "route"
 
     @property
-    def key(self) -> Key:
+    def place(self) -> Key:
         return ("route", self.table, self.destination, self.tos, self.metric)
+
+    @property
+    def key(self) -> Key:
+        last = self.options[-1] if self.options else ("", 0)
+        return (*self.place, last[1]) if last[0] == DUPLICATE else self.place
 
     def __str__(self) -> str:
         words = [f"route {self.destination}"]

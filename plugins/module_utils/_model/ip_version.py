@@ -14,7 +14,8 @@ from typing import Tuple
 @dataclasses.dataclass(frozen=True)
 class IpVersion:
     """``suffix`` ends the names of declared fields ("address", "address6"); ``header`` is the length of the IP header
-    in bytes, ``metric`` what the kernel gives a route that names none (linux/ipv6_route.h IP6_RT_PRIO_USER)."""
+    in bytes, ``metric`` what the kernel gives a route that names none (linux/ipv6_route.h IP6_RT_PRIO_USER),
+    ``connected_metric`` what it gives those that it makes itself for addresses (IP6_RT_PRIO_ADDRCONF)."""
 
     number: int
     family: int
@@ -23,6 +24,7 @@ class IpVersion:
     header: int
     smallest_mtu: int
     metric: int
+    connected_metric: int
     # Limits of flannel (pkg/subnet/config.go): longest pod network, longest subnet of a node.
     network_limit: int
     subnet_limit: int
@@ -39,10 +41,21 @@ class IpVersion:
 
 
 # RFC 791: every link carries packets of 68 bytes. No node has an address of 0.0.0.0/32, 127.0.0.0/8 or 224.0.0.0/3.
-IPV4 = IpVersion(4, socket.AF_INET, "", 32, 20, 68, 0, 28, 30, (1, (0xE0 << 24) - 1), (0x7F << 24, (0x80 << 24) - 1))
+IPV4 = IpVersion(4, socket.AF_INET, "", 32, 20, 68, 0, 0, 28, 30, (1, (0xE0 << 24) - 1), (0x7F << 24, (0x80 << 24) - 1))
 # RFC 8200: 1280 bytes. Neither ::, ::1, ff00::/8, nor fe80::/10, which is only good together with an interface.
 IPV6 = IpVersion(
-    6, socket.AF_INET6, "6", 128, 40, 1280, 1024, 124, 126, (2, (0xFF << 120) - 1), (0xFE80 << 112, (0xFEC0 << 112) - 1)
+    6,
+    socket.AF_INET6,
+    "6",
+    128,
+    40,
+    1280,
+    1024,
+    256,
+    124,
+    126,
+    (2, (0xFF << 120) - 1),
+    (0xFE80 << 112, (0xFEC0 << 112) - 1),
 )
 VERSIONS = (IPV4, IPV6)
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from typing import Any, ClassVar, Dict, Hashable, Mapping, Optional, Tuple
+from typing import Any, ClassVar, Dict, Hashable, Iterator, Mapping, Optional, Tuple
 
 from .errors import SpecError
 from .item import BaseItem
-from .parse import Section
+from .parse import Network, Section
 
 PRESENT, ABSENT = "present", "absent"
 AUTO, NFTABLES, IPTABLES = "auto", "nftables", "iptables"
@@ -22,16 +22,33 @@ BACKENDS = (AUTO, NFTABLES, IPTABLES)
 POSTROUTING_CHAIN, FORWARD_CHAIN = "FAIRLEAD-POSTRTG", "FAIRLEAD-FWD"
 # The bit that kube-proxy sets on packets it wants masqueraded by itself (its option iptables.masqueradeBit is 14).
 KUBE_MARK = 0x4000
-# Hosts on the same link get multicast from the pod's own address (RFC 5771).
-MULTICAST = ipaddress.IPv4Network("224.0.0.0/4")
 ACCEPT, RETURN, MASQUERADE = "accept", "return", "masquerade"
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """An IP version. ``name`` is that of nftables, ``suffix`` ends the names of its parameters."""
+
+    version: int
+    name: str
+    suffix: str
+    multicast: Network
+
+    def __str__(self) -> str:
+        return f"IPv{self.version}"
+
+
+# Multicast: RFC 5771, RFC 4291 section 2.7.
+IPV4 = Family(4, "ip", "", ipaddress.ip_network("224.0.0.0/4"))
+IPV6 = Family(6, "ip6", "6", ipaddress.ip_network("ff00::/8"))
+FAMILIES = (IPV4, IPV6)
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
     """An address inside ``network``, or with ``negated`` outside of it."""
 
-    network: ipaddress.IPv4Network
+    network: Network
     negated: bool = False
 
 
@@ -46,26 +63,38 @@ class Rule:
 
 
 @dataclasses.dataclass(frozen=True)
-class MasqueradeSpec:
-    """``network`` holds all pods, ``subnet`` those of this node. Without rules, nothing is wanted.
+class Rules:
+    """What is wanted for one IP version; ``network`` holds all its pods.
 
     ``postrouting`` runs once a connection where the node sends on, ``forward`` on every forwarded packet.
+    """
+
+    family: Family
+    network: Network
+    postrouting: Tuple[Rule, ...] = ()
+    forward: Tuple[Rule, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class MasqueradeSpec:
+    """``rules`` has each IP version for which there are any; without them, nothing is wanted.
+
     ``remembered`` is what held the rules last (nftables, iptables-nft or iptables-legacy), "" for nothing.
     """
 
     backend: str
-    postrouting: Tuple[Rule, ...] = ()
-    forward: Tuple[Rule, ...] = ()
+    rules: Tuple[Rules, ...] = ()
     remembered: str = ""
 
     @property
-    def empty(self) -> bool:
-        return not self.postrouting and not self.forward
+    def families(self) -> Tuple[Family, ...]:
+        return tuple(rules.family for rules in self.rules)
 
 
 @dataclasses.dataclass(frozen=True)
 class FilterObject(BaseItem):
-    """What rules of ours are kept in: a table or a chain. ``backend`` is nftables, iptables-nft or iptables-legacy."""
+    """What rules of ours are kept in: a table or a chain. ``backend`` is nftables, iptables-nft or iptables-legacy,
+    ``table`` begins with the family, as in "ip6 nat"."""
 
     kind: ClassVar[str] = "filter_object"
     backend: str
@@ -111,40 +140,72 @@ class FilterRule(BaseItem):
         return _without_source(super().to_dict())
 
 
+def family_of(table: str) -> Family:
+    """By the table of an item."""
+    return next(family for family in FAMILIES if family.name == table.partition(" ")[0])
+
+
 def _without_source(fields: Dict[str, Any]) -> Dict[str, Any]:
     return {name: value for name, value in fields.items() if name != "source"}
 
 
 def parse_masquerade(document: Mapping[str, Any]) -> MasqueradeSpec:
-    """Shape: ``{state?, network, subnet, backend?, masquerade?, forward?, remembered?}``; networks only for state
-    present. ``remembered`` is what held the rules last."""
+    """Shape: ``{state?, network?, subnet?, network6?, subnet6?, backend?, masquerade?, forward?, remembered?}``; state
+    present takes the networks of one IP version or of both. ``remembered`` is what held the rules last."""
     section = Section(document)
     state = section.text("state", PRESENT, (PRESENT, ABSENT))
     backend = section.text("backend", AUTO, BACKENDS)
     masquerade, forward = section.boolean("masquerade", True), section.boolean("forward", True)
     if state == ABSENT:
         return MasqueradeSpec(backend)
-    network, subnet = _network(section, "network"), _network(section, "subnet")
+    networks = list(_networks(section))
     remembered = section.text("remembered", "")
     section.finish()
-    if not subnet.subnet_of(network):
-        raise SpecError("subnet", f"{subnet} is not inside network {network}")
-    postrouting = postrouting_rules(network, subnet) if masquerade else ()
-    return MasqueradeSpec(backend, postrouting, forward_rules(network) if forward else (), remembered)
+    if not networks:
+        raise SpecError("network", "is required, or network6 for pods that have IPv6 only")
+    if not masquerade and not forward:
+        return MasqueradeSpec(backend, remembered=remembered)
+    rules = tuple(
+        Rules(
+            family,
+            network,
+            postrouting_rules(family, network, subnet) if masquerade else (),
+            forward_rules(network) if forward else (),
+        )
+        for family, network, subnet in networks
+    )
+    return MasqueradeSpec(backend, rules, remembered)
 
 
-def _network(section: Section, key: str) -> ipaddress.IPv4Network:
+def _networks(section: Section) -> Iterator[Tuple[Family, Network, Network]]:
+    """The declared IP versions, each with the network of all pods and that of this node's."""
+    for family in FAMILIES:
+        keys = [f"{name}{family.suffix}" for name in ("network", "subnet")]
+        found = {key: _network(section, key, family) for key in keys if section.get(key, None) is not None}
+        if len(found) == 1:
+            (missing,), (given,) = set(keys) - set(found), found
+            raise SpecError(section.at(missing), f"is required with {given}")
+        if found:
+            network, subnet = (found[key] for key in keys)
+            # mypy cannot know that both are of one version.
+            if not subnet.subnet_of(network):  # type: ignore[arg-type]
+                raise SpecError(section.at(keys[1]), f"{subnet} is not inside {keys[0]} {network}")
+            yield family, network, subnet
+
+
+def _network(section: Section, key: str, family: Family) -> Network:
     network = section.network(key)
-    if not isinstance(network, ipaddress.IPv4Network):
-        raise SpecError(section.at(key), f"must be an IPv4 network, not {network}")
+    if network.version != family.version:
+        raise SpecError(section.at(key), f"must be an {family} network, not {network}")
     if network.prefixlen == 0:
         raise SpecError(section.at(key), "must not be all addresses")
     return network
 
 
-def postrouting_rules(network: ipaddress.IPv4Network, subnet: ipaddress.IPv4Network) -> Tuple[Rule, ...]:
+def postrouting_rules(family: Family, network: Network, subnet: Network) -> Tuple[Rule, ...]:
     """Between pods, and to this node's pods, addresses stay. What leaves the network gets the node's address, and so
-    does what enters another node's part of it from outside, for the answer to come back the same way."""
+    does what enters another node's part of it from outside, for the answer to come back the same way. Hosts on the
+    same link get multicast from the pod's own address."""
     inside, here = Match(network), Match(subnet)
     outside = Match(network, negated=True)
     return (
@@ -152,11 +213,11 @@ def postrouting_rules(network: ipaddress.IPv4Network, subnet: ipaddress.IPv4Netw
         Rule(RETURN, here, inside),
         Rule(RETURN, inside, here),
         Rule(RETURN, outside, here),
-        Rule(MASQUERADE, inside, Match(MULTICAST, negated=True)),
+        Rule(MASQUERADE, inside, Match(family.multicast, negated=True)),
         Rule(MASQUERADE, outside, inside),
     )
 
 
-def forward_rules(network: ipaddress.IPv4Network) -> Tuple[Rule, ...]:
+def forward_rules(network: Network) -> Tuple[Rule, ...]:
     inside = Match(network)
     return (Rule(ACCEPT, source=inside), Rule(ACCEPT, destination=inside))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import re
 import socket
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar, Union
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from .errors import SpecError
 from .ip_version import IPV4, VERSIONS, IpVersion, address_text
@@ -23,10 +23,8 @@ from .wireguard import parse_public_key
 SUBNET_EXTRA = 2
 _FIELDS = ("address", "subnet", "mac")
 _KEY_FIELDS = ("public_key", "listen_port")
-_KEYS = frozenset(
-    {"name", "backend_type", "ttl", *(field + each.suffix for each in VERSIONS for field in (*_FIELDS, *_KEY_FIELDS))}
-)
-_Entry = TypeVar("_Entry", bound=Union[Section, Mapping[str, Any]])
+_OF_VERSIONS = [field + each.suffix for each in VERSIONS for field in (*_FIELDS, *_KEY_FIELDS)]
+_KEYS = frozenset({"name", "backend_type", "ttl", *_OF_VERSIONS})
 _UNICAST_MAC = re.compile(r"(?!00:00:00:00:00:00)[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 
 
@@ -80,8 +78,23 @@ class MemberReader:
         """``named``: whether the entry must have a name. Raises SpecError naming the field."""
         return (None if self.with_key else self._usual(section.data, named)) or self._careful(section, named)
 
-    def _usual(self, data: Mapping[str, Any], named: bool) -> Optional[Member]:
+    def read_listed(self, listed: Mapping[str, Any]) -> Dict[str, Member]:
+        """The halves that there are of entries, which need no name, by the same paths. Raises SpecError."""
+        members: Dict[str, Member] = {}
+        for path, entry in listed.items():
+            member = None if self.with_key else self._usual(entry, False)
+            if member is None:
+                section = Section(entry, path)
+                if not self.concerns(section):
+                    continue
+                member = self._careful(section, False)
+            members[path] = member
+        return members
+
+    def _usual(self, data: Any, named: bool) -> Optional[Member]:
         """The member, None when anything about the entry is unusual or wrong."""
+        if not isinstance(data, dict):
+            return None
         name, address, subnet, mac = data.get("name"), data.get(self.address), data.get(self.subnet), data.get(self.mac)
         if not self.with_mac:
             mac = ""
@@ -179,23 +192,19 @@ def require_version(found: int, version: IpVersion, path: str) -> None:
         raise SpecError(path, f"must be {version}, not IPv{found}")
 
 
-def parse_members(own: Section, listed: Sequence[Section], reader: MemberReader) -> Tuple[Member, Tuple[Member, ...]]:
-    """The node and its peers, among which an entry with the node's name is skipped. Raises SpecError."""
+def parse_members(own: Section, listed: Mapping[str, Any], reader: MemberReader) -> Tuple[Member, Tuple[Member, ...]]:
+    """The node and its peers, among which an entry with the node's name is skipped. ``listed`` are the entries by the
+    paths that lead to them. Raises SpecError."""
     node = reader.read(own)
-    members = [(section, reader.read(section, False)) for section in listed if reader.concerns(section)]
-    peers = [(section, peer) for section, peer in members if peer.name != node.name]
-    _check_members([(own, node), *peers], reader)
-    return node, tuple(peer for _section, peer in peers)
+    peers = {path: peer for path, peer in reader.read_listed(listed).items() if peer.name != node.name}
+    _check_members({own.path: node, **peers}, reader)
+    return node, tuple(peers.values())
 
 
-def of_backend(entries: Iterable[_Entry], backend_type: str) -> List[_Entry]:
-    """Without the entries that tell of another backend: as with flannel, their nodes are no peers."""
-    return [entry for entry in entries if _backend_of(entry) in ("", backend_type)]
-
-
-def _backend_of(entry: Any) -> str:
-    found = (entry.data if isinstance(entry, Section) else entry).get("backend_type")
-    return found.lower() if isinstance(found, str) else ""
+def of_backend(entry: Any, backend_type: str) -> bool:
+    """Whether an entry tells of no other backend: as with flannel, nodes with another one are no peers."""
+    found = entry.get("backend_type") if isinstance(entry, Mapping) else None
+    return not isinstance(found, str) or found.lower() in ("", backend_type)
 
 
 def unusable(
@@ -245,24 +254,24 @@ class _Taken:
             raise SpecError(reader.subnet, f"{member.subnet} overlaps that of another lease")
 
 
-def _check_members(members: Sequence[Tuple[Section, Member]], reader: MemberReader) -> None:
-    """``members`` come with their place in the input, own entry first."""
-    names = [(section, member.name) for section, member in members if member.name is not None]
-    for field, what, values in (
+def _check_members(members: Mapping[str, Member], reader: MemberReader) -> None:
+    """``members`` come by their paths in the input, own entry first."""
+    names, addresses, subnets, macs, _firsts, _lasts, keys, _ports = zip(*members.values())
+    for field, what, column in (
         ("name", "name", names),
-        (reader.address, "address", [(section, member.address) for section, member in members]),
-        (reader.mac, "MAC address", [(section, member.mac) for section, member in members if member.mac]),
-        (reader.public_key, "public key", [(section, member.public_key) for section, member in members if member[6]]),
-        (reader.subnet, "subnet", [(section, member.subnet) for section, member in members]),
+        (reader.address, "address", addresses),
+        (reader.mac, "MAC address", macs),
+        (reader.public_key, "public key", keys),
+        (reader.subnet, "subnet", subnets),
     ):
-        if len({value for _section, value in values}) < len(values):
-            unique({section.at(field): value for section, value in values}, what)
+        given = [value for value in column if value]
+        if len(set(given)) < len(given):
+            unique({f"{path}.{field}": value for path, value in zip(members, column) if value}, what)
     _refuse_overlap(members, reader.subnet)
 
 
-def _refuse_overlap(members: Sequence[Tuple[Section, Member]], field: str) -> None:
-    ordered = sorted(members, key=lambda entry: entry[1][4:])
-    for (section, member), (next_section, following) in zip(ordered, ordered[1:]):
+def _refuse_overlap(members: Mapping[str, Member], field: str) -> None:
+    ordered = sorted(members.items(), key=lambda entry: entry[1].first)
+    for (path, member), (next_path, following) in zip(ordered, ordered[1:]):
         if following.first <= member.last:
-            path, next_path = section.at(field), next_section.at(field)
-            raise SpecError(next_path, f"{following.subnet} overlaps {member.subnet} of {path}")
+            raise SpecError(f"{next_path}.{field}", f"{following.subnet} overlaps {member.subnet} of {path}.{field}")

@@ -83,7 +83,8 @@ def parse_overlay(document: Any) -> Overlay:
     section = Section(document)
     networks = _networks(section)
     backend = parse_backend(section.section("backend", {}))
-    own, listed = section.section("node"), of_backend(section.sections("peers", []), backend.type)
+    own, entries = section.section("node"), section.entries("peers", [])
+    listed = {path: entry for path, entry in entries.items() if of_backend(entry, backend.type)}
     families = []
     for network in networks:
         reader = MemberReader(network, backend.has_mac, backend.type == WIREGUARD)
@@ -264,6 +265,8 @@ def _device_items(backend: Backend, family: Family, underlay: Underlay, accept_r
     node, name, version = family.node, family.device, family.version
     local, mtu = underlay.address or node.address, device_mtu(backend, underlay, version)
     if backend.type == VXLAN:
+        # The kernel has no IPv6, and no such sysctl, on a device with a smaller MTU.
+        has_ipv6 = mtu >= IPV6.smallest_mtu
         yield VxlanDevice(
             name,
             backend.vni,
@@ -274,7 +277,7 @@ def _device_items(backend: Backend, family: Family, underlay: Underlay, accept_r
             mtu,
             backend.learning,
             backend.gbp,
-            accept_ra,
+            accept_ra if has_ipv6 else None,
         )
     elif backend.type == IPIP:
         yield IpipDevice(name, local, mtu)

@@ -96,7 +96,12 @@ class Section:
         return Section(self.get(key, default), self.at(key))
 
     def sections(self, key: str, default: Any = REQUIRED) -> List[Section]:
-        return [Section(value, f"{self.at(key)}[{index}]") for index, value in enumerate(self.list(key, default))]
+        return [Section(value, path) for path, value in self.entries(key, default).items()]
+
+    def entries(self, key: str, default: Any = REQUIRED) -> Dict[str, Any]:
+        """What is in a list, by the paths that lead there."""
+        path = self.at(key)
+        return {f"{path}[{index}]": value for index, value in enumerate(self.list(key, default))}
 
     def list(self, key: str, default: Any = REQUIRED) -> List[Any]:
         value = self.get(key, default)

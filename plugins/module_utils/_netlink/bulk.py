@@ -12,9 +12,17 @@ from .rtnetlink import ABSENT, Message, RefusedError, Rtnetlink
 
 #: The message of an operation. Raises RefusedError with ENODEV when the object's device is not there.
 Encode = Callable[[Operation], Message]
+#: Whether a refused operation needs no more, or no longer.
+Settled = Callable[[Rtnetlink, Operation, Message, RefusedError], bool]
 
 
-def apply_many(netlink: Rtnetlink, operations: Iterable[Operation], encode: Encode) -> Iterator[Operation]:
+def _is_gone(_netlink: Rtnetlink, operation: Operation, _message: Message, refusal: RefusedError) -> bool:
+    return operation.action == DELETE and absent(refusal)
+
+
+def apply_many(
+    netlink: Rtnetlink, operations: Iterable[Operation], encode: Encode, is_settled: Settled = _is_gone
+) -> Iterator[Operation]:
     """Each operation when it is known to have happened. Raises ApplyError at the first refusal."""
     sent: List[Operation] = []
     messages: List[Message] = []
@@ -32,8 +40,9 @@ def apply_many(netlink: Rtnetlink, operations: Iterable[Operation], encode: Enco
     position = 0
     for answers in netlink.change_many(messages):
         failed: Optional[Tuple[Operation, Exception]] = None
-        for operation, answer in zip(sent[position : position + len(answers)], answers):
-            if answer is None or (operation.action == DELETE and absent(answer)):
+        for number, answer in enumerate(answers, position):
+            operation = sent[number]
+            if answer is None or is_settled(netlink, operation, messages[number], answer):
                 yield operation
             elif failed is None:
                 failed = (operation, answer)

@@ -25,7 +25,7 @@ from .._model.datapath import (
     Options,
     Route,
 )
-from .._model.ip_version import address_text
+from .._model.ip_version import IPV6, address_text
 from .rtnetlink import HEADER, attribute, attributes
 
 NEW_ADDRESS, DELETE_ADDRESS, GET_ADDRESS = 20, 21, 22
@@ -64,11 +64,13 @@ _ROUTE_OPTIONS = {
 # What the kernel tells of every IPv6 route (RFC 4191); of no other object is it an attribute of one byte.
 _MEDIUM_PREFERENCE = (20, b"\0")
 # Objects as ours are, in one piece: the header, then each attribute as length, number and value.
-_PLAIN_NEIGHBOR = struct.Struct("=BxxxiHBBHH4sHH6sxx")
-_PLAIN_FDB = struct.Struct("=BxxxiHBBHH6sxxHH4s")
+_PLAIN_NEIGHBOR = {4: struct.Struct("=BxxxiHBBHH4sHH6sxx"), 16: struct.Struct("=BxxxiHBBHH16sHH6sxx")}
+_PLAIN_FDB = {4: struct.Struct("=BxxxiHBBHH6sxxHH4s"), 16: struct.Struct("=BxxxiHBBHH6sxxHH16s")}
 _PLAIN_ROUTE = struct.Struct("=BBxxBBBBIHH4sHHI")
+_PLAIN_ROUTE6 = struct.Struct("=BBxxBBBBIHH16sHHIHH16sHHI")
 # A route's fields after its nexthop object, which says itself whether its gateway is taken to be on the link.
 _PLAIN_FIELDS = Route("", "", "")[5:]
+_PLAIN_FIELDS6 = Route("", "", "", metric=IPV6.metric)[5:]
 _Forms = Mapping[int, Tuple[str, str]]
 
 
@@ -127,12 +129,12 @@ def decode_neighbor(message: bytes, index: int, device: str) -> Optional[Neighbo
 
 
 def encode_neighbor(item: Neighbor, index: int) -> bytes:
-    if not item.options and item.mac and ":" not in item.address:
-        address, mac = socket.inet_aton(item.address), _mac_bytes(item.mac)
-        return _PLAIN_NEIGHBOR.pack(
-            socket.AF_INET, index, PERMANENT, 0, _RTN_UNICAST, 8, _NDA_DST, address, 10, _NDA_LLADDR, mac
-        )
     family, address = address_bytes(item.address)
+    if not item.options and item.mac:
+        length, mac = len(address), _mac_bytes(item.mac)
+        return _PLAIN_NEIGHBOR[length].pack(
+            family, index, PERMANENT, 0, _RTN_UNICAST, 4 + length, _NDA_DST, address, 10, _NDA_LLADDR, mac
+        )
     flags = dict(item.options).get("flags", 0)
     body = _NEIGHBOR.pack(family, index, PERMANENT, flags, _RTN_UNICAST) + attribute(_NDA_DST, address)
     if item.mac:
@@ -158,9 +160,12 @@ def decode_fdb(message: bytes, index: int, device: str) -> Optional[ForwardingEn
 
 
 def encode_fdb(item: ForwardingEntry, index: int) -> bytes:
-    if not item.options and "." in item.destination:
-        address, mac = socket.inet_aton(item.destination), _mac_bytes(item.mac)
-        return _PLAIN_FDB.pack(AF_BRIDGE, index, item.state, _NTF_SELF, 0, 10, _NDA_LLADDR, mac, 8, _NDA_DST, address)
+    if not item.options and item.destination:
+        (_family, address), mac = address_bytes(item.destination), _mac_bytes(item.mac)
+        length = len(address)
+        return _PLAIN_FDB[length].pack(
+            AF_BRIDGE, index, item.state, _NTF_SELF, 0, 10, _NDA_LLADDR, mac, 4 + length, _NDA_DST, address
+        )
     flags = _NTF_SELF | dict(item.options).get("flags", 0)  # type: ignore[operator]
     body = _NEIGHBOR.pack(AF_BRIDGE, index, item.state, flags, 0) + attribute(_NDA_LLADDR, _mac_bytes(item.mac))
     if item.destination:
@@ -236,20 +241,30 @@ def decode_route(message: bytes, names: Mapping[int, str]) -> Tuple[int, Route]:
 
 def encode_route(item: Route, index: int) -> bytes:
     """``index`` is that of the item's device, 0 for a route without one."""
-    if item.nexthop_id and item[5:] == _PLAIN_FIELDS and ":" not in item.destination:
-        host, _slash, prefix = item.destination.partition("/")
-        return _PLAIN_ROUTE.pack(
-            socket.AF_INET, int(prefix), TABLE_MAIN, PROTOCOL_BOOT, 0, TYPE_UNICAST, 0,
-            8, _RTA_DST, socket.inet_aton(host), 8, _RTA_NH_ID, item.nexthop_id,
-        )  # fmt: skip
-    host, prefix = item.destination.split("/")
+    host, _slash, prefix = item.destination.partition("/")
     family, destination = address_bytes(host)
     flags = _RTNH_ONLINK if item.onlink and not item.nexthop_id else 0
+    over_gateway = item.gateway and index and not item.nexthop_id
+    if item.nexthop_id and item[5:] == _PLAIN_FIELDS and family == socket.AF_INET:
+        return _PLAIN_ROUTE.pack(
+            family, int(prefix), TABLE_MAIN, PROTOCOL_BOOT, 0, TYPE_UNICAST, flags,
+            8, _RTA_DST, destination, 8, _RTA_NH_ID, item.nexthop_id,
+        )  # fmt: skip
+    if over_gateway and item[5:] == _PLAIN_FIELDS6 and family == socket.AF_INET6:
+        return _PLAIN_ROUTE6.pack(
+            family, int(prefix), TABLE_MAIN, PROTOCOL_BOOT, 0, TYPE_UNICAST, flags, 20, _RTA_DST, destination,
+            8, _RTA_PRIORITY, item.metric, 20, _RTA_GATEWAY, address_bytes(item.gateway)[1], 8, _RTA_OIF, index,
+        )  # fmt: skip
+    return _encode_route(item, index, family, flags)
+
+
+def _encode_route(item: Route, index: int, family: int, flags: int) -> bytes:
+    host, _slash, prefix = item.destination.partition("/")
     table = item.table if item.table < 256 else 0
     body = _ROUTE.pack(family, int(prefix), 0, item.tos, table, item.protocol, item.scope, item.type, flags)
     body += attribute(_RTA_TABLE, struct.pack("=I", item.table))
     if int(prefix):
-        body += attribute(_RTA_DST, destination)
+        body += attribute(_RTA_DST, address_bytes(host)[1])
     if item.metric:
         body += attribute(_RTA_PRIORITY, struct.pack("=I", item.metric))
     if item.source:

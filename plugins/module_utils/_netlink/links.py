@@ -134,17 +134,18 @@ def add_vxlan(netlink: Rtnetlink, device: VxlanDevice) -> None:
 
 
 def change_vxlan(netlink: Rtnetlink, device: VxlanDevice, previous: VxlanDevice) -> None:
-    """Bring what can change in place: the sysctl, learning and the MTU; all or none."""
-    write_accept_ra(device)
+    """Bring what can change in place: learning, the MTU and the sysctl, which is there when the MTU is large enough for
+    IPv6; all or none."""
+    _set_learning(netlink, device, previous)
     try:
-        _set_learning(netlink, device, previous)
+        change_mtu(netlink, device.name, device.mtu)
         try:
-            change_mtu(netlink, device.name, device.mtu)
-        except RefusedError:
-            _set_learning(netlink, previous, device)
+            write_accept_ra(device)
+        except OSError:
+            change_mtu(netlink, device.name, previous.mtu)
             raise
-    except RefusedError:
-        write_accept_ra(previous)
+    except (RefusedError, OSError):
+        _set_learning(netlink, previous, device)
         raise
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Callable, Dict, Tuple
 
-from .._model.datapath import ForwardingEntry, Neighbor, Nexthop, Route
+from .._model.datapath import DUPLICATE, ForwardingEntry, Neighbor, Nexthop, Route
 from .._plan.operation import DELETE, Operation
 from . import entries, nexthops
 from .rtnetlink import APPEND, CREATE, REPLACE, Message, interface_index
@@ -48,7 +48,19 @@ def _put_nexthop(item: Nexthop, index: int) -> Message:
 
 
 def _put_route(item: Route, index: int) -> Message:
-    return entries.NEW_ROUTE, CREATE | REPLACE, entries.encode_route(item, index)
+    flags = CREATE | APPEND if _is_duplicate(item) else CREATE | REPLACE
+    return entries.NEW_ROUTE, flags, entries.encode_route(item, index)
+
+
+def _take_route(item: Route, index: int) -> Message:
+    """Of several routes, the one without a gateway has to be told from one with a gateway over the same device."""
+    if _is_duplicate(item) and ":" in item.destination and not item.gateway and len(item.options) == 1:
+        item = item._replace(gateway="::")
+    return entries.DELETE_ROUTE, 0, entries.encode_route(item, index)
+
+
+def _is_duplicate(item: Route) -> bool:
+    return bool(item.options) and item.options[-1][0] == DUPLICATE
 
 
 _Encoders = Dict[str, Callable[..., Tuple[int, int, bytes]]]
@@ -57,5 +69,5 @@ _TAKE: _Encoders = {
     "neighbor": lambda item, index: (entries.DELETE_NEIGHBOR, 0, entries.encode_neighbor(item, index)),
     "fdb": lambda item, index: (entries.DELETE_NEIGHBOR, 0, entries.encode_fdb_key(item, index)),
     "nexthop": lambda item, _index: (nexthops.DELETE_NEXTHOP, 0, nexthops.get_request(item.id)),
-    "route": lambda item, index: (entries.DELETE_ROUTE, 0, entries.encode_route(item, index)),
+    "route": _take_route,
 }

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, Optional, Sequence, Set, Tuple
 
 from .._model.backend import IPIP, IPIP_DEVICE, IPV6_PREFIX, VXLAN, WIREGUARD
-from .._model.datapath import SCOPE_LINK, Device, DeviceAddress, IpipDevice, LinkUp, VxlanDevice
+from .._model.datapath import DUPLICATE, SCOPE_LINK, Device, DeviceAddress, IpipDevice, LinkUp, Route, VxlanDevice
 from .._model.errors import ApplyError, ReadError
 from .._model.ip_version import IPV4, IPV6, VERSIONS, IpVersion, version_of
 from .._model.item import Item, Key, State
@@ -18,7 +19,7 @@ from .._plan.operation import ADD, DELETE, Operation
 from . import entries, ipip, links, lookup, nexthops, tables
 from .bulk import absent, apply_many, refusal
 from .messages import BULK, MessageEncoder
-from .rtnetlink import CREATE, REPLACE, RefusedError, Rtnetlink, interface_index
+from .rtnetlink import CREATE, EXCLUSIVE, REPLACE, Message, RefusedError, Rtnetlink, interface_index
 
 KINDS = ("vxlan", "ipip", "address", "link_up", "neighbor", "fdb", "nexthop", "route")
 
@@ -49,8 +50,8 @@ class OverlayAdapter:
         return state
 
     def read_again(self, operations: Sequence[Operation]) -> Optional[Dict[Key, Optional[Item]]]:
-        """Asks for the objects one by one, unless one of them carries others."""
-        if any(operation.item.kind not in BULK for operation in operations):
+        """Asks for the objects one by one, unless one of them carries others, or there may be more with its key."""
+        if any(each.item.kind not in BULK or _is_one_of_several(each) for each in operations):
             return None
         try:
             with Rtnetlink() as netlink:
@@ -61,9 +62,9 @@ class OverlayAdapter:
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
         with Rtnetlink() as netlink:
-            for bulk, run in itertools.groupby(operations, lambda operation: operation.item.kind in BULK):
+            for (bulk, _deleting), run in itertools.groupby(operations, _way_to_send):
                 if bulk:
-                    yield from apply_many(netlink, run, MessageEncoder().message)
+                    yield from apply_many(netlink, run, MessageEncoder().message, _is_settled)
                     continue
                 for operation in run:
                     try:
@@ -89,7 +90,8 @@ class OverlayAdapter:
             devices = frozenset(indexes.values())
             if nexthops.supported(netlink):
                 tables.read_nexthops(netlink, names, devices, self._keys, state)
-            for version in versions:
+            # In the same order in every run, as a set is not.
+            for version in (version for version in VERSIONS if version in versions):
                 tables.read_routes(netlink, version, names, devices, self._keys, state)
 
     def _decode(self, link: Any, name: str) -> Device:
@@ -140,6 +142,13 @@ class OverlayAdapter:
             )
 
 
+def _is_one_of_several(operation: Operation) -> bool:
+    """Dumps of IPv6 routes pass over what stands between the parts of a route with several ways, until it is gone."""
+    several = ("multipath", DUPLICATE)
+    routes = [item for item in (operation.item, operation.previous) if isinstance(item, Route) and item.options]
+    return any(name in several for route in routes for name, _value in route.options)
+
+
 def _kind_of_name(name: str) -> str:
     if name in (WIREGUARD_DEVICE, WIREGUARD_DEVICE6):
         return WIREGUARD
@@ -165,7 +174,7 @@ def _delete(netlink: Rtnetlink, item: Item) -> None:
         if isinstance(item, (VxlanDevice, IpipDevice)):
             links.delete_link(netlink, item.name)
         elif isinstance(item, LinkUp):
-            links.set_up(netlink, item.device, False)
+            _set_down(netlink, item.device)
         else:
             assert isinstance(item, DeviceAddress)
             body = entries.encode_address(item, interface_index(item.device))
@@ -173,3 +182,49 @@ def _delete(netlink: Rtnetlink, item: Item) -> None:
     except (RefusedError, OSError) as error:
         if not absent(error):
             raise
+
+
+def _set_down(netlink: Rtnetlink, device: str) -> None:
+    """The kernel takes IPv6 addresses of a device along when it goes down, but lets one that is down have some. The
+    latest one is told first."""
+    index = interface_index(device)
+    request = entries.address_request(index, IPV6.family)
+    found = [entries.decode_address(message, device) for message in netlink.dump(entries.GET_ADDRESS, request)]
+    links.set_up(netlink, device, False)
+    for found_index, _flags, address in reversed(found):
+        if found_index == index and address.scope != SCOPE_LINK:
+            netlink.change(entries.NEW_ADDRESS, CREATE | REPLACE, entries.encode_address(address, index))
+
+
+def _way_to_send(operation: Operation) -> Tuple[bool, bool]:
+    """Whether in bulk; deletions apart from all else, so that what was refused at first is there before they begin."""
+    return operation.item.kind in BULK, operation.action == DELETE
+
+
+def _is_settled(netlink: Rtnetlink, operation: Operation, message: Message, refusal: RefusedError) -> bool:
+    """Whether a refused operation needs no more, or no longer."""
+    if operation.action == DELETE:
+        return absent(refusal)
+    return _is_put_with_a_way(netlink, operation, message, refusal)
+
+
+def _is_put_with_a_way(netlink: Rtnetlink, operation: Operation, message: Message, refusal: RefusedError) -> bool:
+    """Whether an IPv6 route that was refused is there now.
+
+    The kernel refuses a gateway on the link while other routes, the one to be replaced too, send packets for that
+    address over another device. A route to the gateway alone makes it agree, and goes again.
+    """
+    item = operation.item
+    if not isinstance(item, Route) or not (item.onlink and ":" in item.gateway) or refusal.code != errno.EINVAL:
+        return False
+    way = Route(f"{item.gateway}/{IPV6.bits}", "", item.device, onlink=False, metric=1)
+    body = entries.encode_route(way, interface_index(item.device))
+    try:
+        netlink.change(entries.NEW_ROUTE, CREATE | EXCLUSIVE, body)
+        try:
+            netlink.change(*message)
+        finally:
+            netlink.change(entries.DELETE_ROUTE, 0, body)
+    except RefusedError:
+        return False
+    return True

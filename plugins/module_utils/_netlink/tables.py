@@ -13,7 +13,7 @@ import socket
 import struct
 from typing import AbstractSet, Callable, Dict, Hashable, Mapping, NamedTuple, Optional, Tuple
 
-from .._model.datapath import PROTOCOL_KERNEL, ForwardingEntry, Neighbor, Nexthop, Route
+from .._model.datapath import DUPLICATE, PROTOCOL_KERNEL, ForwardingEntry, Neighbor, Nexthop, Route
 from .._model.ip_version import IPV4, IPV6, IpVersion, address_text
 from .._model.item import Key, State
 from . import entries, nexthops
@@ -140,7 +140,8 @@ def read_routes(
     wanted: AbstractSet[Key],
     into: State,
 ) -> None:
-    """Routes of all tables over one of the devices but the kernel's own, and those that have one of the wanted keys."""
+    """Routes of all tables over one of the devices but the kernel's own, and those that have one of the wanted keys.
+    Further ones with the same key are numbered."""
     reader = _RouteReader(names, devices, wanted, into)
     for data in netlink.dump_chunks(entries.GET_ROUTE, entries.route_request(version.family)):
         reader.read(data, _cut4 if version is IPV4 else _cut6, _FORMS[version].text)
@@ -197,21 +198,28 @@ class _RouteReader:
                 ours, suffix, table, (tos, metric), device, rest = layout
                 destination = text(address) + suffix
                 key = ("route", table, destination, tos, metric)
-                if ours:
+                if ours and key not in into:
                     into[key] = new(Route, (destination, text(gateway), device, number, *rest))
-                elif key in self._wanted:
+                elif ours or key in self._wanted:
                     self._read_one(data[start : start + length], None)
             start += (length + 3) & ~3
 
     def _read_one(self, message: bytes, layout: Optional[Tuple[int, bytes, bytes]]) -> None:
         _index, item = entries.decode_route(message, self._names)
-        key = item.key
+        key = item.place
         ours = item.device in self._devices and item.protocol != PROTOCOL_KERNEL
         if ours or key in self._wanted:
-            self._into[key] = item
+            self._keep(item)
         if layout is not None and layout[0] in _PLAIN_LENGTHS and not item.source and not item.options:
             suffix = item.destination[item.destination.index("/") :]
             self._layouts[layout] = _Layout(ours, suffix, item.table, key[3:], item.device, item[4:])
+
+    def _keep(self, item: Route) -> None:
+        found, number = item, 0
+        while found.key in self._into:
+            number += 1
+            found = item._replace(options=(*item.options, (DUPLICATE, number)))
+        self._into[found.key] = found
 
 
 def _only(message: bytes, header: int, known: AbstractSet[int]) -> bool:

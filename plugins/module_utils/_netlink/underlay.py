@@ -7,10 +7,10 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
 from .._model.backend import HOST_GW, IPIP, VXLAN, WIREGUARD, Backend
-from .._model.datapath import TABLE_MAIN, TYPE_UNICAST, Route
+from .._model.datapath import TABLE_MAIN, TYPE_UNICAST, DeviceAddress, Route
 from .._model.errors import PrerequisiteError
 from .._model.ip_version import IPV4, IPV6, VERSIONS, IpVersion
 from .._model.overlay import Family
@@ -74,17 +74,23 @@ def read_interfaces(netlink: Rtnetlink, family: Family, ours: Iterable[str]) -> 
 
 def _addresses(netlink: Rtnetlink, version: IpVersion, network: Optional[Network] = None) -> Dict[int, List[str]]:
     """Addresses by interface, as flannel prefers them: those that are valid everywhere first, then permanent ones, then
-    those that are not made for privacy; deprecated and duplicate ones not at all."""
+    those that are not made for privacy; deprecated and duplicate ones not at all. Nor, unlike with flannel, IPv6
+    addresses of the link alone: no other node answers to one without knowing the interface."""
     ranked: Dict[int, List[Tuple[Tuple[int, bool, bool], str]]] = {}
     for message in netlink.dump(entries.GET_ADDRESS, entries.address_request(0, version.family)):
         index, flags, item = entries.decode_address(message, "")
         address = item.address.partition("/")[0]
-        usable = not address.startswith("127.") and not flags & (entries.IFA_DEPRECATED | entries.IFA_DUPLICATE)
+        usable = _reaches_nodes(item) and not flags & (entries.IFA_DEPRECATED | entries.IFA_DUPLICATE)
         if usable and not (network is not None and ipaddress.ip_address(address) in network):
             temporary = version is IPV6 and bool(flags & entries.IFA_TEMPORARY)
             rank = (item.scope, not flags & entries.IFA_PERMANENT, temporary)
             ranked.setdefault(index, []).append((rank, address))
     return {index: [address for _rank, address in sorted(found, key=_rank_of)] for index, found in ranked.items()}
+
+
+def _reaches_nodes(item: DeviceAddress) -> bool:
+    address = ipaddress.ip_interface(item.address)
+    return not address.is_loopback and not (address.version == IPV6.number and address.is_link_local)
 
 
 def _rank_of(entry: Tuple[Tuple[int, bool, bool], str]) -> Tuple[int, bool, bool]:
@@ -95,9 +101,15 @@ def _default_interface(netlink: Rtnetlink, version: IpVersion) -> Optional[str]:
     """That of the default route that the kernel prefers."""
     names, request = dict(socket.if_nameindex()), entries.route_request(version.family)
     routes = [entries.decode_route(each, names)[1] for each in netlink.dump(entries.GET_ROUTE, request)]
-    wanted = _DEFAULT_ROUTES[version]
-    defaults = [route for route in routes if route.destination == wanted and route.table == TABLE_MAIN]
-    return min(defaults, key=lambda route: route.metric).device if defaults else None
+    wanted = (_DEFAULT_ROUTES[version], TABLE_MAIN, TYPE_UNICAST)
+    defaults = [route for route in routes if (route.destination, route.table, route.type) == wanted]
+    return _device_of(min(defaults, key=lambda route: route.metric), names) if defaults else None
+
+
+def _device_of(route: Route, names: Mapping[int, str]) -> str:
+    """Of a route with several ways, that of the first one (linux/rtnetlink.h struct rtnexthop)."""
+    ways = bytes.fromhex(str(dict(route.options).get("multipath", "")))
+    return names.get(struct.unpack_from("=4xi", ways)[0], "") if ways else route.device
 
 
 def read_paths(netlink: Rtnetlink, addresses: Iterable[str]) -> Dict[str, Path]:

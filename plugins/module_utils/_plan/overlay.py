@@ -29,6 +29,7 @@ from typing import Dict, FrozenSet, List, Mapping, Set, Tuple
 from .._model.datapath import (
     PROTOCOL_BOOT,
     PROTOCOL_KERNEL,
+    PROTOCOL_RA,
     DeviceAddress,
     IpipDevice,
     Nexthop,
@@ -37,11 +38,13 @@ from .._model.datapath import (
     device_of,
 )
 from .._model.errors import PrerequisiteError
+from .._model.ip_version import IPV6, version_of
 from .._model.item import Item, Key, State, same, state_of
 from .._model.parse import Network
 from .._model.wireguard import WireguardDevice
 from .operation import ADD, DELETE, REPLACE, Operation, outcome_of
 
+_CONNECTED = (PROTOCOL_KERNEL, PROTOCOL_RA)
 _DEVICES = ("vxlan", "ipip", "wireguard")
 _PEERS = ("wireguard_peer", "neighbor", "fdb", "moved neighbor", "nexthop")
 _BUILD = (*_DEVICES, "address", "link_up", *_PEERS, "route", "file")
@@ -61,24 +64,38 @@ class Wanted:
     earlier: Mapping[Key, str] = dataclasses.field(default_factory=dict)
     gateways: FrozenSet[str] = frozenset()
 
+    @property
+    def keys(self) -> List[Key]:
+        """Of what has to be known whatever device it is on."""
+        keys = [key for key in self.items if key[0] in (Route.kind, Nexthop.kind)]
+        connected = [(*key[:4], IPV6.connected_metric) for key in keys if key[2:] and key[4] == IPV6.metric]
+        return [*keys, *connected, *self.earlier]
+
 
 def plan_overlay(have: State, wanted: Wanted) -> List[Operation]:
     """Pure, and linear in the number of objects. Raises PrerequisiteError for a wanted destination that is a connected
     network of the node, and for a nexthop object that is somebody else's."""
+    if have == wanted.items:
+        # What most runs find, and what verifying finds; looking for differences takes several times as long.
+        return []
     ours = _devices(have)
     rebuilt = _removals(_outdated(have, wanted.items, ours))
-    rest = outcome_of(have, rebuilt) if rebuilt else have
-    want = {**wanted.items, **_kept(have, wanted)}
+    left = outcome_of(have, rebuilt)
+    restored = state_of(operation.item for operation in rebuilt if _is_kept(operation.item, wanted))
     steps: Dict[str, List[Operation]] = {step: [] for step in _BUILD}
-    for key, item in want.items():
-        found = rest.get(key)
+    for key, item in {**wanted.items, **restored}.items():
+        found = left.pop(key, None)
         if found != item and not same(found, item):
             operation = Operation(ADD, item) if found is None else Operation(REPLACE, item, found)
             if key in have:
                 _refuse_foreign(have, operation, wanted)
             steps[_step(operation)].append(operation)
-    gone = [item for key, item in rest.items() if key not in want and _collected(item, ours, wanted)]
-    return rebuilt + [operation for step in _BUILD for operation in steps[step]] + _removals(gone)
+    others = list(left.values())
+    _refuse_connected(others, wanted.items, ours)
+    beside = [item for item in others if _is_beside(item, wanted.items)]
+    gone = [item for item in others if not _is_beside(item, wanted.items) and _collected(item, ours, wanted)]
+    building = [operation for step in _BUILD for operation in steps[step]]
+    return rebuilt + _removals(beside) + building + _removals(gone)
 
 
 def _step(operation: Operation) -> str:
@@ -88,15 +105,27 @@ def _step(operation: Operation) -> str:
 
 def _removals(items: List[Item]) -> List[Operation]:
     """Deletions by kind of what was found in this order; in a kind the last one goes first, so that secondary addresses
-    go before their primary one and undoing brings all back in the order they had."""
+    go before their primary one and undoing brings all back in the order they had. Of IPv6 addresses the kernel puts
+    the latest one first."""
     steps: Dict[str, List[Operation]] = {kind: [] for kind in _REMOVE}
     for item in reversed(items):
         steps[item.kind].append(Operation(DELETE, item))
+    ipv6 = [each for each in steps[DeviceAddress.kind] if ":" in str(each.item)]
+    steps[DeviceAddress.kind] = [each for each in steps[DeviceAddress.kind] if each not in ipv6] + ipv6[::-1]
     return [operation for kind in _REMOVE for operation in steps[kind]]
 
 
+def _is_beside(item: Item, want: State) -> bool:
+    """Whether a route shares a wanted one's place. Such routes go first: a replacement is of one route only, and which
+    one that is depends on the others."""
+    return isinstance(item, Route) and item.place in want and item.protocol != PROTOCOL_KERNEL
+
+
 def _collected(item: Item, ours: Set[str], wanted: Wanted) -> bool:
-    """Routes and nexthop objects of other devices only where an earlier run made them."""
+    """Routes and nexthop objects of other devices only where an earlier run made them. The kernel's own routes go with
+    the addresses that they are for."""
+    if _is_kept(item, wanted) or (isinstance(item, Route) and item.protocol == PROTOCOL_KERNEL):
+        return False
     if not isinstance(item, (Route, Nexthop)) or item.device in ours:
         return True
     return item.protocol == PROTOCOL_BOOT and wanted.earlier.get(item.key) == item.gateway
@@ -133,27 +162,35 @@ def _in_the_way(name: str, have: State, want: State) -> bool:
     return any(isinstance(item, VxlanDevice) and found.disagrees_with(item) for item in devices)
 
 
-def _kept(have: State, wanted: Wanted) -> State:
-    """Addresses outside of the pod network that somebody put on our device: they stay, as with flannel."""
-    if not wanted.networks:
-        return {}
-    devices = _devices(wanted.items)
-    return state_of(
-        item
-        for item in have.values()
-        if isinstance(item, DeviceAddress)
-        and item.device in devices
-        and not any(ipaddress.ip_interface(item.address).ip in network for network in wanted.networks)
+def _is_kept(item: Item, wanted: Wanted) -> bool:
+    """Addresses outside of the pod networks that somebody put on our device stay, as with flannel."""
+    if not isinstance(item, DeviceAddress) or not wanted.networks:
+        return False
+    address = ipaddress.ip_interface(item.address).ip
+    stays = any((device.kind, item.device) in wanted.items for device in (VxlanDevice, IpipDevice))
+    return stays and not any(address in network for network in wanted.networks)
+
+
+def _refuse_connected(others: List[Item], want: State, ours: Set[str]) -> None:
+    """IPv6 keeps the routes to what is connected beside those to peers, and prefers them."""
+    for item in others:
+        if isinstance(item, Route) and item.protocol in _CONNECTED and item.device not in ours and not item.gateway:
+            peers = want.get((*item.place[:4], version_of(item.destination).metric))
+            if peers is not None:
+                raise _connected(peers, item)
+
+
+def _connected(item: Item, found: Route) -> PrerequisiteError:
+    return PrerequisiteError(
+        f"{item}: {found.destination} is connected to {found.device} of this node, so a peer cannot have it; "
+        f"remove that address or device first, or give the peer another subnet"
     )
 
 
 def _refuse_foreign(have: State, operation: Operation, wanted: Wanted) -> None:
     found = have.get(operation.item.key)
     if isinstance(found, Route) and found.protocol == PROTOCOL_KERNEL:
-        raise PrerequisiteError(
-            f"{operation.item}: {found.destination} is connected to {found.device} of this node, so a peer cannot have "
-            f"it; remove that address or device first, or give the peer another subnet"
-        )
+        raise _connected(operation.item, found)
     if isinstance(found, Nexthop) and not _is_ours(found, have, wanted):
         raise PrerequisiteError(
             f"{operation.item}: the identifier is in use on this node by {found}; remove that object first"

@@ -10,16 +10,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from typing import Any, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
-from .._model.masquerade import FORWARD_CHAIN
+from .._model.masquerade import FAMILIES, FORWARD_CHAIN, Family
 from .runner import Runner
 
 _POLICY = re.compile(r":FORWARD (\S+)")
 _RULE = re.compile(r"-A FORWARD ?(.*)")
 # A rule without a condition: nothing that comes to it gets past it.
 _DROPS_ALL = re.compile(r'(-m comment --comment ("(\\.|[^"\\])*"|\S+) )?-j (DROP|REJECT)( --reject-with \S+)?')
-_FAMILIES = ("ip", "inet")
 _DROPPING = ("drop", "reject")
 # What may stand in a rule of nftables without being a condition.
 _NO_CONDITION = ("counter", "log")
@@ -49,7 +48,7 @@ class ForwardChain:
 
 
 def forward_chain(saved: str) -> ForwardChain:
-    """From the output of iptables-save."""
+    """From the output of iptables-save or ip6tables-save."""
     policy, rules, table = "", [], ""
     for line in saved.splitlines():
         if line.startswith("*"):
@@ -80,19 +79,26 @@ class DroppingChain:
     reason: str
 
     @property
+    def families(self) -> Tuple[Family, ...]:
+        """The IP versions of the packets that it sees."""
+        return tuple(family for family in FAMILIES if self.family in (family.name, "inet"))
+
+    @property
     def of_iptables(self) -> bool:
         """Whether it is the chain that iptables-nft shows as FORWARD of table filter."""
-        return (self.family, self.table, self.name) == ("ip", "filter", "FORWARD")
+        return self.family != "inet" and (self.table, self.name) == ("filter", "FORWARD")
 
     def __str__(self) -> str:
         return f"chain {self.name} of table {self.family} {self.table} ({self.reason})"
 
 
-def dropping_chains(runner: Runner) -> List[DroppingChain]:
-    """Without nft, or where it fails, none: its own adapter tells what is wrong with it."""
+def dropping_chains(runner: Runner, families: Sequence[Family]) -> List[DroppingChain]:
+    """Those that see packets of the IP versions. Without nft, or where it fails, none: its own adapter tells what is
+    wrong with it."""
+    seeing = {"inet", *(family.name for family in families)}
     found = []
     for chain in _listed(runner, ["chains"], "chain"):
-        if chain.get("hook") == "forward" and chain.get("family") in _FAMILIES:
+        if chain.get("hook") == "forward" and chain.get("family") in seeing:
             place = (str(chain["family"]), str(chain["table"]), str(chain["name"]))
             reason = "policy drop" if chain.get("policy") == "drop" else _wall(runner, place)
             found += [DroppingChain(*place, reason)] if reason else []

@@ -1,26 +1,30 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Our chains of iptables: read from iptables-save(8), replaced a table at a time by iptables-restore(8)."""
+"""Our chains of iptables and ip6tables: read from iptables-save(8), replaced table by table by iptables-restore(8)."""
 
 from __future__ import annotations
 
 import re
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
-from .._model.errors import FairleadError, ReadError
+from .._model.errors import ReadError
 from .._model.item import Item, State, state_of
 from .._model.masquerade import (
+    FAMILIES,
     FORWARD_CHAIN,
+    IPV4,
     MASQUERADE,
     POSTROUTING_CHAIN,
+    Family,
     FilterObject,
     FilterRule,
-    MasqueradeSpec,
     Match,
     Rule,
+    Rules,
+    family_of,
 )
 from .forwarding import ForwardChain, drops_all, forward_chain, leads_to
-from .packet_filter import FORWARD_COMMENT, MASQUERADE_COMMENT, MissingError, UnsupportedError, refused
+from .packet_filter import FORWARD_COMMENT, MASQUERADE_COMMENT, MissingError, UnsupportedError, base_of, refused
 from .runner import Runner
 
 NFT, LEGACY = "iptables-nft", "iptables-legacy"
@@ -40,83 +44,90 @@ _PROBE = "*nat\n:FAIRLEAD-PROBE - [0:0]\n-F FAIRLEAD-PROBE\n-X FAIRLEAD-PROBE\nC
 
 
 class Iptables:
-    """One way of the packet filter: ``command`` with its -save and -restore, speaking to ``backend`` of the kernel."""
+    """One way of the packet filter: a command for each IP version, with its -save and -restore, all speaking to
+    ``backend`` of the kernel."""
 
-    def __init__(self, command: str, backend: str, runner: Runner) -> None:
-        self.command = command
+    at_once = False
+
+    def __init__(self, backend: str, commands: Mapping[Family, str], runner: Runner) -> None:
         self.backend = backend
+        self.commands = commands
         self.runner = runner
+        self._forward: Dict[Family, ForwardChain] = {}
 
-    def read(self) -> State:
+    def read(self, family: Family) -> State:
         """Raises MissingError without the command, UnsupportedError when the kernel has no such tables.
 
         Without a table's name, iptables-save tells of tables in use only, and does not bring others into being.
         """
-        saved = self._run([f"{self.command}-save"])
+        self._forward[family] = ForwardChain()
+        saved = self._run([f"{self.commands[family]}-save"])
+        self._forward[family] = forward_chain(saved)
         unreadable = _UNREADABLE.findall(saved)
         for table in unreadable:
-            self._refuse_hidden(table)
-        items = _items(self.backend, saved)
+            self._refuse_hidden(family, table)
+        items = _items(self.backend, family, saved)
         if unreadable and not items:
-            raise UnsupportedError(f"{self.command} cannot work with table {unreadable[0]}, which nft changed")
+            raise UnsupportedError(f"{self.commands[family]} cannot work with table {unreadable[0]}, which nft changed")
         return state_of(items)
 
-    def forward_chain(self) -> ForwardChain:
-        """Chain FORWARD as it is, empty where this iptables does not work."""
-        try:
-            return forward_chain(self._run([f"{self.command}-save"]))
-        except FairleadError:
-            return ForwardChain()
+    def forward_chain(self, family: Family) -> ForwardChain:
+        """Chain FORWARD as it was read last, empty where this iptables does not work."""
+        return self._forward.get(family, ForwardChain())
 
-    def _refuse_hidden(self, table: str) -> None:
+    def _refuse_hidden(self, family: Family, table: str) -> None:
         """ReadError when a table that iptables cannot read holds our chain, or when nobody can tell."""
-        chain = _CHAINS[table][0]
-        words = ["nft", "list", "table", "ip", table]
+        command, chain = self.commands[family], _CHAINS[table][0]
+        words = ["nft", "list", "table", family.name, table]
         status, output, error = self.runner(words)
         if status == 127:
             raise ReadError(
-                f"{self.command}: rules that nft wrote make table {table} unreadable, so whether {chain} is in it "
+                f"{command}: rules that nft wrote make table {table} unreadable, so whether {chain} is in it "
                 f"cannot be told; install package nftables, or remove those rules"
             )
         if status != 0:
             raise refused(" ".join(words), error or output)
         if chain in output:
             raise ReadError(
-                f"{self.command}: rules that nft wrote make table {table} unreadable, and our chain {chain} is in it; "
+                f"{command}: rules that nft wrote make table {table} unreadable, and our chain {chain} is in it; "
                 f"see {' '.join(words)!r}, remove the rules that are not of iptables, and run again"
             )
 
-    def probe(self, check: bool) -> None:
+    def probe(self, family: Family, check: bool) -> None:
         """Listing a table may succeed where making one does not (iptables-nft on a kernel without family ip), but is
         all that can be done in check mode. May bring table nat into being, empty."""
-        self._run([self.command, "-w", "-t", "nat", "-S"])
+        self._run([self.commands[family], "-w", "-t", "nat", "-S"])
         if not check:
-            self._restore(_PROBE)
+            self._restore(family, _PROBE)
 
-    def wanted(self, spec: MasqueradeSpec) -> State:
-        rules = {"nat": spec.postrouting, "filter": spec.forward}
+    def wanted(self, rules: Rules) -> State:
+        by_table = {"nat": rules.postrouting, "filter": rules.forward}
         items: List[Item] = []
-        for table, (chain, parent, comment) in _CHAINS.items():
-            if rules[table]:
+        for name, (chain, parent, comment) in _CHAINS.items():
+            texts = [_text(rule, comment) for rule in by_table[name]]
+            if texts:
+                table = f"{rules.family.name} {name}"
                 items.append(FilterObject(self.backend, table, f"chain {chain}"))
-                items += [self._rule(table, chain, at, _text(rule, comment)) for at, rule in enumerate(rules[table], 1)]
-                items.append(self._rule(table, parent, 1, f"{_comment(comment)} -j {chain}"))
+                items += [FilterRule(self.backend, table, chain, at, text) for at, text in enumerate(texts, 1)]
+                items.append(FilterRule(self.backend, table, parent, 1, f"{_comment(comment)} -j {chain}"))
         return state_of(items)
 
     def write(self, table: str, have: State, want: State) -> None:
         """Jumps go first, so that nothing points at a chain that goes."""
-        chain = _CHAINS[table][0]
+        family, name = family_of(table), table.partition(" ")[2]
+        chain = _CHAINS[name][0]
         old, new = _lines(have), _lines(want)
         old.pop(chain, None)
         rules = new.pop(chain, [])
-        lines = [f"*{table}"]
+        jumps = self._jumps(family, old, new)
+        lines = [f"*{name}"]
         if any(isinstance(item, FilterObject) for item in want.values()):
-            lines += [f":{chain} - [0:0]", *(f"-A {chain} {rule}" for rule in rules), *self._jumps(old, new)]
+            lines += [f":{chain} - [0:0]", *(f"-A {chain} {rule}" for rule in rules), *jumps]
         else:
-            lines += [*self._jumps(old, new), f"-F {chain}", f"-X {chain}"]
-        self._restore("\n".join([*lines, "COMMIT", ""]))
+            lines += [*jumps, f"-F {chain}", f"-X {chain}"]
+        self._restore(family, "\n".join([*lines, "COMMIT", ""]))
 
-    def _jumps(self, old: Dict[str, List[str]], new: Dict[str, List[str]]) -> List[str]:
+    def _jumps(self, family: Family, old: Dict[str, List[str]], new: Dict[str, List[str]]) -> List[str]:
         """What has to go, then what is missing; a jump that is there as wanted keeps its place among others' rules."""
         gone: List[str] = []
         added: List[str] = []
@@ -127,24 +138,21 @@ class Iptables:
             leaving = [_words(rule) for rule in _beyond(have, want if kept else [])]
             coming = _beyond(want, kept)
             gone += [f"-D {chain} {rule}" for rule in leaving]
-            place = self._place(chain, leaving) if coming else ""
+            place = self._place(family, chain, leaving) if coming else ""
             added += [f"-A {chain} {_words(r)}" if _words(r) != r else f"{place} {r}" for r in coming]
         return gone + added
 
-    def _place(self, chain: str, leaving: List[str]) -> str:
+    def _place(self, family: Family, chain: str, leaving: List[str]) -> str:
         """At the end of a chain, or before the rule of FORWARD that no packet gets past."""
-        rules = list(self.forward_chain().rules) if chain == "FORWARD" else []
+        rules = list(self.forward_chain(family).rules) if chain == "FORWARD" else []
         for rule in leaving:
             if rule in rules:
                 rules.remove(rule)
         wall = next((number for number, rule in enumerate(rules, 1) if drops_all(rule)), 0)
         return f"-I {chain} {wall}" if wall else f"-A {chain}"
 
-    def _restore(self, data: str) -> None:
-        self._run([f"{self.command}-restore", "--noflush", "-w"], data)
-
-    def _rule(self, table: str, chain: str, position: int, text: str) -> FilterRule:
-        return FilterRule(self.backend, table, chain, position, text)
+    def _restore(self, family: Family, data: str) -> None:
+        self._run([f"{self.commands[family]}-restore", "--noflush", "-w"], data)
 
     def _run(self, words: List[str], data: Optional[str] = None) -> str:
         status, output, error = self.runner(words, data)
@@ -157,27 +165,39 @@ class Iptables:
 
 def find(runner: Runner) -> List[Iptables]:
     """Both kinds of iptables, the kind first that command iptables is. Other than that may or may not be installed."""
-    status, output, error = runner(["iptables", "--version"])
-    commands = {NFT: "iptables-nft", LEGACY: "iptables-legacy"}
+    default = {family: _kind_of(family, runner) for family in FAMILIES}
+
+    def command(kind: str, family: Family) -> str:
+        plain = _plain_command(family)
+        return plain if default[family] == kind else kind.replace("iptables", plain)
+
+    kinds = sorted((NFT, LEGACY), key=lambda kind: kind != default[IPV4])
+    return [Iptables(kind, {family: command(kind, family) for family in FAMILIES}, runner) for kind in kinds]
+
+
+def _plain_command(family: Family) -> str:
+    return f"{family.name}tables"
+
+
+def _kind_of(family: Family, runner: Runner) -> Optional[str]:
+    """What command iptables (or ip6tables) is, None when it is missing. The two may be of different kinds."""
+    status, output, error = runner([_plain_command(family), "--version"])
     if status == 127:
-        return [Iptables(command, backend, runner) for backend, command in commands.items()]
+        return None
     # Before 1.8 there was only one kind, and the version does not name it. On a kernel without nftables, not even the
     # version gets printed.
-    default = NFT if "nft" in error or "nf_tables" in output else LEGACY
-    return [Iptables("iptables", default, runner)] + [
-        Iptables(command, backend, runner) for backend, command in commands.items() if backend != default
-    ]
+    return NFT if "nft" in error or "nf_tables" in output else LEGACY
 
 
-def _items(backend: str, saved: str) -> List[Item]:
+def _items(backend: str, family: Family, saved: str) -> List[Item]:
     """Our chains, their rules, and all rules elsewhere that lead into them."""
     items: List[Item] = []
     positions: Dict[Tuple[str, str], int] = {}
-    table, walled = "", False
+    name, walled = "", False
     for line in saved.splitlines():
         if line.startswith("*"):
-            table = line[1:].strip()
-        ours = _CHAINS[table][0] if table in _CHAINS else ""
+            name = line[1:].strip()
+        ours, table = _CHAINS[name][0] if name in _CHAINS else "", f"{family.name} {name}"
         if ours and line.startswith(f":{ours} "):
             items.append(FilterObject(backend, table, f"chain {ours}"))
         rule = _RULE.fullmatch(line.strip()) if ours else None
@@ -185,7 +205,7 @@ def _items(backend: str, saved: str) -> List[Item]:
             position = positions[table, rule[1]] = positions.get((table, rule[1]), 0) + 1
             text = rule[2] + (_UNREACHED if walled and rule[1] == "FORWARD" else "")
             items.append(FilterRule(backend, table, rule[1], position, text))
-        walled = walled or bool(rule and table == "filter" and rule[1] == "FORWARD" and drops_all(rule[2]))
+        walled = walled or bool(rule and name == "filter" and rule[1] == "FORWARD" and drops_all(rule[2]))
     return items
 
 
@@ -227,7 +247,7 @@ def _text(rule: Rule, comment: str) -> str:
 def _address(option: str, match: Optional[Match]) -> str:
     if match is None:
         return ""
-    return f"{'! ' if match.negated else ''}{option} {match.network}"
+    return f"{'! ' if match.negated else ''}{option} {base_of(match.network)}/{match.network.prefixlen}"
 
 
 def _comment(comment: str) -> str:

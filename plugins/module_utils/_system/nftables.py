@@ -1,39 +1,49 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Our table of nftables: read as JSON (libnftables-json(5)), replaced as a whole in one transaction."""
+"""Our tables of nftables, one an IP version: read as JSON (libnftables-json(5)), replaced in one transaction."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .._model.errors import ReadError
 from .._model.item import Item, State, state_of
-from .._model.masquerade import MASQUERADE, FilterObject, FilterRule, MasqueradeSpec, Match, Rule
-from .packet_filter import FORWARD_COMMENT, MASQUERADE_COMMENT, MissingError, refused
+from .._model.masquerade import (
+    FAMILIES,
+    MASQUERADE,
+    Family,
+    FilterObject,
+    FilterRule,
+    Match,
+    Rule,
+    Rules,
+    family_of,
+)
+from .packet_filter import FORWARD_COMMENT, MASQUERADE_COMMENT, MissingError, base_of, refused
 from .runner import Runner
 
-BACKEND = "nftables"
-FAMILY, TABLE = "ip", "fairlead"
-_SHOWN_TABLE = f"{FAMILY} {TABLE}"
-_OURS = {"family": FAMILY, "table": TABLE}
+BACKEND, TABLE = "nftables", "fairlead"
 # nft(8), table 7: srcnat is 100, filter is 0.
 _POSTROUTING = {"name": "postrouting", "type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"}
 _FORWARD = {"name": "forward", "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"}
 _FIELDS = {"saddr", "daddr"}
+# Length of an address by the name of its family.
+_LENGTHS = {family.name: family.multicast.max_prefixlen for family in FAMILIES}
 
 
 class Nftables:
-    """One way of the packet filter: rules of ours in table ``ip fairlead``."""
+    """One way of the packet filter: rules of ours in tables ``ip fairlead`` and ``ip6 fairlead``."""
 
     backend = BACKEND
+    at_once = True
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
 
-    def read(self) -> State:
+    def read(self, family: Family) -> State:
         """Raises MissingError without the command, UnsupportedError when the kernel has no such tables."""
-        status, output, error = self.runner(["nft", "-j", "list", "table", FAMILY, TABLE])
+        status, output, error = self.runner(["nft", "-j", "list", "table", family.name, TABLE])
         if status == 0:
             return state_of(_items(_parsed(output)))
         if status == 127:
@@ -42,35 +52,35 @@ class Nftables:
             return {}
         raise refused("nft", error or output)
 
-    def probe(self, check: bool) -> None:
+    def probe(self, family: Family, check: bool) -> None:
         """Have the kernel look at a table with the parts that ours has, and drop it."""
-        table = {"family": FAMILY, "table": f"{TABLE}-probe"}
+        table = {"family": family.name, "table": f"{TABLE}-probe"}
         rule = {**table, "chain": _POSTROUTING["name"], "expr": [_verdict(MASQUERADE)]}
         commands: List[Dict[str, Any]] = [
-            {"add": {"table": {"family": FAMILY, "name": table["table"]}}},
+            {"add": {"table": {"family": family.name, "name": table["table"]}}},
             {"add": {"chain": {**table, **_POSTROUTING}}},
             {"add": {"rule": rule}},
         ]
         self._run(commands, ["-c"])
 
-    def wanted(self, spec: MasqueradeSpec) -> State:
-        items: List[Item] = []
-        for chain, rules, comment in (
-            (_POSTROUTING, spec.postrouting, MASQUERADE_COMMENT),
-            (_FORWARD, spec.forward, FORWARD_COMMENT),
+    def wanted(self, rules: Rules) -> State:
+        ours = {"family": rules.family.name, "table": TABLE}
+        entries: List[Dict[str, Any]] = [{"table": {"family": rules.family.name, "name": TABLE}}]
+        for chain, chain_rules, comment in (
+            (_POSTROUTING, rules.postrouting, MASQUERADE_COMMENT),
+            (_FORWARD, rules.forward, FORWARD_COMMENT),
         ):
-            if rules:
-                items.extend(_items([{"chain": {**_OURS, **chain}}, *_rules(chain["name"], rules, comment)]))
-        return state_of([*_items([{"table": {"family": FAMILY, "name": TABLE}}]), *items] if items else [])
+            if chain_rules:
+                place = {**ours, "chain": chain["name"], "comment": comment}
+                entries.append({"chain": {**ours, **chain}})
+                entries += [{"rule": {**place, "expr": _expressions(rules.family, rule)}} for rule in chain_rules]
+        return state_of(_items(entries))
 
     def write(self, table: str, have: State, want: State) -> None:
-        """Replace the table by one of the wanted items; without any the table goes."""
-        named = {"table": {"family": FAMILY, "name": TABLE}}
-        commands: List[Dict[str, Any]] = [{"add": named}, {"delete": named}]
-        objects = sorted((item for item in want.values() if isinstance(item, FilterObject)), key=_creation_order)
-        rules = sorted((item for item in want.values() if isinstance(item, FilterRule)), key=_rule_order)
-        commands += [{"add": json.loads(item.source)} for item in objects]
-        commands += [{"add": json.loads(item.source)} for item in rules]
+        """Replace what differs in both tables; a table without wanted items goes."""
+        commands: List[Dict[str, Any]] = []
+        for family in FAMILIES:
+            commands += _replacement(family, _of(family, have), _of(family, want))
         self._run(commands)
 
     def _run(self, commands: Sequence[Mapping[str, Any]], options: Sequence[str] = ()) -> None:
@@ -80,6 +90,60 @@ class Nftables:
             raise MissingError("command nft is missing (package nftables)")
         if status != 0:
             raise refused("nft", error or output)
+
+
+def _of(family: Family, state: State) -> State:
+    items = {key: item for key, item in state.items() if isinstance(item, (FilterObject, FilterRule))}
+    return {key: item for key, item in items.items() if family_of(item.table) is family}
+
+
+def _replacement(family: Family, have: State, want: State) -> List[Dict[str, Any]]:
+    """Commands that turn one table into the wanted one.
+
+    A chain that stays is emptied and filled again, not made anew: the hook of a new chain stands beside that of the
+    old one for a moment, and a packet that is just between them would see neither's rules.
+    """
+    old, new = _objects(have), _objects(want)
+    if old.get("table") != new.get("table"):
+        named = {"table": {"family": family.name, "name": TABLE}}
+        return [{"add": named}, {"delete": named}, *_additions(new, _rules(want))]
+    before, after = _rules(have), _rules(want)
+    gone = {name: item for name, item in old.items() if new.get(name) != item}
+    chains = [name.partition(" ")[2] for name in old if name.startswith("chain ")]
+    emptied = {chain for chain in chains if f"chain {chain}" in gone or before.get(chain) != after.get(chain)}
+    added = {name: item for name, item in new.items() if old.get(name) != item}
+    filled = {chain: rules for chain, rules in after.items() if chain in emptied or f"chain {chain}" in added}
+    return [
+        *({"flush": {"chain": {"family": family.name, "table": TABLE, "name": chain}}} for chain in sorted(emptied)),
+        *({"delete": _named(item)} for item in sorted(gone.values(), key=_creation_order, reverse=True)),
+        *_additions(added, filled),
+    ]
+
+
+def _objects(state: State) -> Dict[str, FilterObject]:
+    return {item.name: item for item in state.values() if isinstance(item, FilterObject)}
+
+
+def _rules(state: State) -> Dict[str, List[FilterRule]]:
+    """By chain, in order."""
+    rules: Dict[str, List[FilterRule]] = {}
+    for item in sorted((item for item in state.values() if isinstance(item, FilterRule)), key=_position):
+        rules.setdefault(item.chain, []).append(item)
+    return rules
+
+
+def _additions(objects: Mapping[str, FilterObject], rules: Mapping[str, Sequence[FilterRule]]) -> List[Dict[str, Any]]:
+    items: List[Union[FilterObject, FilterRule]] = [
+        *sorted(objects.values(), key=_creation_order),
+        *(rule for chain in sorted(rules) for rule in rules[chain]),
+    ]
+    return [{"add": json.loads(item.source)} for item in items]
+
+
+def _named(item: FilterObject) -> Dict[str, Any]:
+    """The object as it is deleted: by name."""
+    ((what, content),) = json.loads(item.source).items()
+    return {what: {name: content[name] for name in ("family", "table", "name")}}
 
 
 def _parsed(output: str) -> List[Dict[str, Any]]:
@@ -98,20 +162,21 @@ def _items(entries: Iterable[Mapping[str, Any]]) -> List[Item]:
                 continue
             data = {name: value for name, value in content.items() if name not in ("handle", "index")}
             source = json.dumps({what: data}, sort_keys=True)
+            table = f"{data['family']} {TABLE}"
             if what == "rule":
                 chain = data["chain"]
                 positions[chain] = positions.get(chain, 0) + 1
-                items.append(FilterRule(BACKEND, _SHOWN_TABLE, chain, positions[chain], _text(data), source))
+                items.append(FilterRule(BACKEND, table, chain, positions[chain], _text(data), source))
             else:
-                items.append(_object(what, data, source))
+                items.append(_object(table, what, data, source))
     return items
 
 
-def _object(what: str, data: Mapping[str, Any], source: str) -> FilterObject:
+def _object(table: str, what: str, data: Mapping[str, Any], source: str) -> FilterObject:
     name = what if what == "table" else f"{what} {data.get('name', '')}"
     rest = {key: value for key, value in data.items() if key not in ("family", "table", "name")}
     definition = ", ".join(f"{key} {_shown(value)}" for key, value in sorted(rest.items()))
-    return FilterObject(BACKEND, _SHOWN_TABLE, name, definition, source)
+    return FilterObject(BACKEND, table, name, definition, source)
 
 
 def _shown(value: Any) -> str:
@@ -123,27 +188,22 @@ def _creation_order(item: FilterObject) -> Tuple[int, str]:
     return (0 if item.name == "table" else 2 if item.name.startswith("chain ") else 1, item.name)
 
 
-def _rule_order(item: FilterRule) -> Tuple[str, int]:
-    return (item.chain, item.position)
+def _position(item: FilterRule) -> int:
+    return item.position
 
 
-def _rules(chain: Any, rules: Iterable[Rule], comment: str) -> List[Dict[str, Any]]:
-    return [{"rule": {**_OURS, "chain": chain, "comment": comment, "expr": _expressions(rule)}} for rule in rules]
-
-
-def _expressions(rule: Rule) -> List[Dict[str, Any]]:
-    expressions = [_address("saddr", rule.source), _address("daddr", rule.destination)]
+def _expressions(family: Family, rule: Rule) -> List[Dict[str, Any]]:
+    expressions = [_address(family, "saddr", rule.source), _address(family, "daddr", rule.destination)]
     if rule.mark is not None:
         expressions.append(_match("==", {"&": [{"meta": {"key": "mark"}}, rule.mark]}, rule.mark))
     return [expression for expression in expressions if expression] + [_verdict(rule.verdict)]
 
 
-def _address(field: str, match: Optional[Match]) -> Dict[str, Any]:
+def _address(family: Family, field: str, match: Optional[Match]) -> Dict[str, Any]:
     if match is None:
         return {}
-    payload = {"payload": {"protocol": "ip", "field": field}}
-    network = match.network
-    value = {"prefix": {"addr": str(network.network_address), "len": network.prefixlen}}
+    payload = {"payload": {"protocol": family.name, "field": field}}
+    value = {"prefix": {"addr": base_of(match.network), "len": match.network.prefixlen}}
     return _match("!=" if match.negated else "==", payload, value)
 
 
@@ -179,9 +239,10 @@ def _match_text(match: Mapping[str, Any]) -> str:
         return ""
     negation = {"==": "", "!=": "!= "}.get(str(operator))
     payload = left.get("payload")
-    if negation is not None and isinstance(payload, dict) and payload.get("protocol") == "ip":
-        network = _network_text(right)
-        return f"ip {payload['field']} {negation}{network}" if payload.get("field") in _FIELDS and network else ""
+    if negation is not None and isinstance(payload, dict) and payload.get("protocol") in _LENGTHS:
+        protocol, field = payload["protocol"], payload.get("field")
+        network = _network_text(right, _LENGTHS[protocol])
+        return f"{protocol} {field} {negation}{network}" if field in _FIELDS and network else ""
     masked = left.get("&")
     if operator != "==" or not isinstance(right, int) or not isinstance(masked, list) or len(masked) != 2:
         return ""
@@ -189,9 +250,9 @@ def _match_text(match: Mapping[str, Any]) -> str:
     return f"meta mark & {masked[1]:#x} == {right:#x}" if of_mark else ""
 
 
-def _network_text(value: Any) -> str:
-    """nft leaves the length out where it is 32."""
+def _network_text(value: Any, length: int) -> str:
+    """nft leaves the length out where it is that of an address."""
     if isinstance(value, str):
-        return f"{value}/32"
+        return f"{value}/{length}"
     prefix = value.get("prefix") if isinstance(value, dict) else None
     return f"{prefix['addr']}/{prefix['len']}" if isinstance(prefix, dict) else ""

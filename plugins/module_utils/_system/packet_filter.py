@@ -1,15 +1,17 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the ways to a packet filter have in common, and the adapter that speaks for all of them at once."""
+"""What the ways to the packet filter have in common, and the adapter that speaks for all of them at once."""
 
 from __future__ import annotations
 
 import re
+import socket
 from typing import Dict, Iterator, List, Protocol, Sequence, Tuple
 
 from .._model.errors import ApplyError, FairleadError, PrerequisiteError, ReadError
 from .._model.item import Item, State
-from .._model.masquerade import FilterObject, FilterRule, MasqueradeSpec
+from .._model.masquerade import FAMILIES, Family, FilterObject, FilterRule, MasqueradeSpec, Rules
+from .._model.parse import Network
 from .._plan.operation import Operation, outcome_of
 
 MASQUERADE_COMMENT, FORWARD_COMMENT = "fairlead masquerade", "fairlead forward"
@@ -29,15 +31,20 @@ class UnsupportedError(PrerequisiteError):
 
 
 class Backend(Protocol):
-    """One way to the packet filter. ``write`` replaces all of ours in one table at once, or raises and leaves it."""
+    """One way to the packet filter, for both IP versions.
+
+    ``write`` replaces all of ours in one table at once, or raises and leaves it. Where ``at_once`` holds, it does so
+    with all tables, and gets the items of all of them.
+    """
 
     backend: str
+    at_once: bool
 
-    def read(self) -> State: ...
+    def read(self, family: Family) -> State: ...
 
-    def probe(self, check: bool) -> None: ...
+    def probe(self, family: Family, check: bool) -> None: ...
 
-    def wanted(self, spec: MasqueradeSpec) -> State: ...
+    def wanted(self, rules: Rules) -> State: ...
 
     def write(self, table: str, have: State, want: State) -> None: ...
 
@@ -50,6 +57,19 @@ def refused(command: str, error: str) -> FairleadError:
     return ReadError(f"{command}: {said}")
 
 
+def base_of(network: Network) -> str:
+    """The address as the C library prints it, and so every command. Python prints ``::ffff:1.2.3.4`` otherwise."""
+    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+    return socket.inet_ntop(family, network.network_address.packed)
+
+
+def wanted(backend: Backend, spec: MasqueradeSpec) -> State:
+    state: State = {}
+    for rules in spec.rules:
+        state.update(backend.wanted(rules))
+    return state
+
+
 class FilterAdapter:
     """Our rules of every backend that works here. Others hold none of ours."""
 
@@ -59,39 +79,38 @@ class FilterAdapter:
     def read(self) -> State:
         state: State = {}
         for backend in self.backends.values():
-            state.update(read_or_nothing(backend))
+            state.update(_read(backend))
         return state
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
         """One transaction for all operations of a table, the table of the first operation first."""
-        for (name, table), group in _by_table(operations).items():
+        for (name, table), group in self._transactions(operations).items():
             backend = self.backends[name]
             try:
-                have = of_table(backend.read(), table)
+                have = {key: item for key, item in _read(backend).items() if self._transaction(item) == (name, table)}
                 backend.write(table, have, outcome_of(have, group))
             except FairleadError as error:
                 raise ApplyError(group[0].item, str(error)) from error
             yield from group
 
+    def _transactions(self, operations: Sequence[Operation]) -> Dict[Tuple[str, str], List[Operation]]:
+        groups: Dict[Tuple[str, str], List[Operation]] = {}
+        for operation in operations:
+            groups.setdefault(self._transaction(operation.item), []).append(operation)
+        return groups
 
-def read_or_nothing(backend: Backend) -> State:
-    try:
-        return backend.read()
-    except PrerequisiteError:
-        return {}
-
-
-def of_table(state: State, table: str) -> State:
-    return {key: item for key, item in state.items() if _place(item)[1] == table}
-
-
-def _by_table(operations: Sequence[Operation]) -> Dict[Tuple[str, str], List[Operation]]:
-    groups: Dict[Tuple[str, str], List[Operation]] = {}
-    for operation in operations:
-        groups.setdefault(_place(operation.item), []).append(operation)
-    return groups
+    def _transaction(self, item: Item) -> Tuple[str, str]:
+        """Backend and table, no table where all are replaced at once."""
+        assert isinstance(item, (FilterObject, FilterRule))
+        return item.backend, "" if self.backends[item.backend].at_once else item.table
 
 
-def _place(item: Item) -> Tuple[str, str]:
-    assert isinstance(item, (FilterObject, FilterRule))
-    return item.backend, item.table
+def _read(backend: Backend) -> State:
+    """Of both IP versions: one that does not work here holds nothing."""
+    state: State = {}
+    for family in FAMILIES:
+        try:
+            state.update(backend.read(family))
+        except PrerequisiteError:
+            continue
+    return state

@@ -20,7 +20,7 @@ OPTIONS = {
     "cluster_pod_cidr": {"type": "str"},
     "cluster_pod_cidr6": {"type": "str"},
     "cluster_service_cidr": {"type": "str"},
-    "flannel_backend_type": {"type": "str", "choices": ["vxlan", "host-gw", "ipip"]},
+    "flannel_backend_type": {"type": "str", "choices": ["vxlan", "host-gw", "ipip", "wireguard"]},
     "flannel_direct_routing": {"type": "bool"},
     "flannel_etcd_prefix": {"type": "str"},
     "flannel_interface": {"type": "str"},

@@ -120,6 +120,8 @@ RULES: Document = {
     "state": "present",
     "network": "10.244.0.0/16",
     "subnet": "10.244.1.0/24",
+    "network6": "fd00:10:244::/48",
+    "subnet6": "fd00:10:244:1::/64",
     "backend": "auto",
     "masquerade": True,
     "forward": True,
@@ -141,13 +143,19 @@ RULES_MISTAKES = list(
                 *("10.244.0.1/16", "fd00::/48"),
             ),
             "subnet": (*("10.99.1.0/24", "10.244.0.0/15", "0.0.0.0/0", "fd00::/64", "10.244.1.1/24", ""), 7, [], {}),
+            "network6": (*("::/0", "10.244.0.0/16", "fd00:10:244::1/48", "fd00::x/48", "fd00:10:244::", ""), 7, [], {}),
+            "subnet6": (
+                *("fd00:10:245::/64", "fd00:10:244::/47", "::/0", "10.244.1.0/24", "fd00:10:244:1::1/64", ""),
+                *(7, [], {}),
+            ),
             "backend": (*("ipset", "NFTABLES", ""), 7, [], {}, False),
             "masquerade": "boolean",
             "forward": "boolean",
             "remembered": "text",
         },
         sections=[""],
-        required=["network", "subnet"],
+        # Without both of one IP version, the other one is all that is wanted.
+        required=["network", "subnet6"],
     )
 )
 

@@ -89,6 +89,70 @@ def test_translated_address_leaves_the_choice_to_the_rules_or_the_default_route(
     assert chosen(PUBLIC, public_address=PUBLIC, **rules) == expected
 
 
+INTERFACES6 = (
+    Interface("eth0", 1500, ("2001:db8::1", "2001:db8::101"), ("192.0.2.1",)),
+    Interface("eth1", 9000, ("2001:db8:1::1",), ("198.51.100.1", "198.51.100.2")),
+    Interface("old", 1500, (), ("203.0.113.1",)),
+)
+NODE6, PUBLIC6 = "2001:db8::1", "2001:db8:ffff::1"
+PATHS6 = {
+    "2001:db8:1::9": Path("eth1", "", "2001:db8:1::1"),
+    "198.51.100.9": Path("eth1", "", "198.51.100.1"),
+    "2001:db8::9": Path("eth0", "", "2001:db8::101"),
+}
+
+
+def chosen6(node: str, default: str | None = "eth1", **rules: Any) -> tuple[str, str]:
+    rules["patterns"] = tuple(map(re.compile, rules.get("patterns", ())))
+    interface, address = choose(Rules(**rules), node, INTERFACES6, PATHS6.get, default)
+    return interface.name, address
+
+
+@pytest.mark.parametrize(
+    ("rules", "name", "address"),
+    [
+        ({}, "eth0", None),
+        ({"interface": "eth1"}, "eth1", "2001:db8:1::1"),
+        ({"interface": "2001:db8::101"}, "eth0", "2001:db8::101"),
+        # An address of the other IP version tells the interface only.
+        ({"interface": "198.51.100.2"}, "eth1", "2001:db8:1::1"),
+        ({"patterns": ["^2001:db8:1:"]}, "eth1", "2001:db8:1::1"),
+        ({"patterns": [r"^198\.51\."]}, "eth1", "2001:db8:1::1"),
+        # Addresses of either IP version come before names.
+        ({"patterns": ["eth1", "101"]}, "eth1", "2001:db8:1::1"),
+        ({"patterns": ["eth9", ":101$"]}, "eth0", "2001:db8::101"),
+        ({"can_reach": "2001:db8::9"}, "eth0", "2001:db8::101"),
+        ({"can_reach": "198.51.100.9"}, "eth1", "2001:db8:1::1"),
+    ],
+    ids=str,
+)
+def test_ipv6_interface_is_found_by_either_ip_version(rules: dict[str, Any], name: str, address: str | None) -> None:
+    assert chosen6(NODE6, **rules) == (name, NODE6)
+    expected = (name, address) if address else ("eth1", "2001:db8:1::1")
+    assert chosen6(PUBLIC6, public_address=PUBLIC6, **rules) == expected
+
+
+@pytest.mark.parametrize(
+    ("node", "rules", "message"),
+    [
+        (
+            PUBLIC6,
+            {},
+            "node.address6: 2001:db8:ffff::1 is on no interface of this node; there are 2001:db8::1 (eth0), ",
+        ),
+        (PUBLIC6, {"public_address": PUBLIC6, "interface": "old"}, "interface: old has no IPv6 address to carry"),
+        (PUBLIC6, {"public_address": PUBLIC6, "patterns": ["^203"]}, "interface: old has no IPv6 address to carry"),
+        (PUBLIC6, {"public_address": PUBLIC6, "default": None}, "interface: this node has no default route"),
+        (NODE6, {"interface": "2001:db8::9"}, "interface: this node has no 2001:db8::9 to carry the overlay"),
+    ],
+    ids=str,
+)
+def test_no_interface_for_ipv6_is_told(node: str, rules: dict[str, Any], message: str) -> None:
+    with pytest.raises(PrerequisiteError) as refusal:
+        chosen6(node, **rules)
+    assert str(refusal.value).startswith(message)
+
+
 @pytest.mark.parametrize(
     ("node", "rules", "message"),
     [

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import struct
 
 from hypothesis import given
@@ -101,12 +102,42 @@ def test_forwarding_entry_is_sent_with_state_and_flag_of_flannel() -> None:
         tos=st.integers(0, 255),
         source=st.one_of(st.just(""), V4),
         nexthop_id=st.just(0),
-        options=options(metrics=st.just("0800020014050000"), realm=NUMBERS, preference=st.integers(0, 255)),
+        options=options(metrics=st.just("0800020014050000"), realm=NUMBERS, preference=st.integers(1, 255)),
     )
 )
 def test_route_comes_back(item: Route) -> None:
     message = HEADER + entries.encode_route(item, INDEX)
     assert entries.decode_route(message, {INDEX: DEVICE}) == (INDEX, item)
+
+
+@given(
+    st.builds(
+        Route,
+        destination=st.tuples(st.ip_addresses(v=6), st.integers(1, 128)).map(
+            lambda pair: str(ipaddress.IPv6Network((pair[0], pair[1]), strict=False))
+        ),
+        gateway=st.one_of(st.just(""), st.ip_addresses(v=6).map(str)),
+        device=st.just(DEVICE),
+        nexthop_id=st.sampled_from([0, 5]),
+        onlink=st.booleans(),
+        protocol=st.sampled_from([3, 4]),
+        scope=st.just(0),
+        metric=st.sampled_from([1024, 256]),
+        table=st.sampled_from([254, 100]),
+        type=st.sampled_from([1, 6]),
+        tos=st.just(0),
+        source=st.sampled_from(["", "2001:db8::1"]),
+        options=options(realm=NUMBERS),
+    )
+)
+def test_ipv6_route_comes_back(item: Route) -> None:
+    """Those that are as ours are, and those that differ in anything."""
+    if item.nexthop_id:
+        # The object knows the way.
+        item = item._replace(gateway="", device="", onlink=False)
+    index = INDEX if item.device else 0
+    message = HEADER + entries.encode_route(item, index)
+    assert entries.decode_route(message, {INDEX: DEVICE}) == (index, item)
 
 
 def test_route_through_a_nexthop_object_names_nothing_else() -> None:

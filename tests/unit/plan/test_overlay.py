@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.datapath import (
+    PROTOCOL_KERNEL,
+    PROTOCOL_RA,
     DeviceAddress,
     ForwardingEntry,
     IpipDevice,
@@ -294,6 +296,48 @@ def test_connected_network_in_the_place_of_a_peer_is_refused() -> None:
     have = {**state_for()[0], connected.key: connected}
     with pytest.raises(PrerequisiteError, match=r"10\.244\.2\.0/24 is connected to cni0"):
         plan_overlay(have, state_for(PEER)[1])
+
+
+def ipv6_state() -> tuple[Route, State]:
+    """The route to a peer, and all that is wanted."""
+    node = {"name": "a", "address6": NODES6[0], "subnet6": SUBNETS6[0], "mac6": MACS[0]}
+    peer = {"name": "b", "address6": NODES6[1], "subnet6": SUBNETS6[1], "mac6": MACS[1]}
+    overlay = parse_overlay({"network6": "fd00:10:244::/48", "node": node, "peers": [peer]})
+    items = state_of(wanted_items(overlay, [Underlay("eth0", 1500)], 0, True))
+    return next(item for item in items.values() if isinstance(item, Route)), items
+
+
+@pytest.mark.parametrize("protocol", [PROTOCOL_KERNEL, PROTOCOL_RA])
+def test_connected_ipv6_network_beside_the_route_to_a_peer_is_refused(protocol: int) -> None:
+    route, items = ipv6_state()
+    wanted = Wanted(items)
+    connected = Route(route.destination, "", "cni0", onlink=False, protocol=protocol, metric=256)
+    assert connected.key in wanted.keys
+    with pytest.raises(PrerequisiteError, match=r"fd00:10:244:2::/64 is connected to cni0"):
+        plan_overlay({**items, connected.key: connected}, wanted)
+    for harmless in (
+        connected._replace(device="flannel-v6.1"),
+        connected._replace(destination="fd00:10:244:9::/64"),
+        connected._replace(gateway="fe80::1"),
+    ):
+        found = plan_overlay({**items, harmless.key: harmless}, wanted)
+        assert [each for each in found if each.item.device == "cni0"] == []
+
+
+def test_routes_beside_that_to_a_peer_go_before_it_is_replaced() -> None:
+    route, items = ipv6_state()
+    first = Route(route.destination, "", "eth1", onlink=False, metric=1024)
+    others = [
+        first._replace(gateway=f"2001:db8::{number}", device="eth0", options=(("duplicate", number),))
+        for number in (1, 2)
+    ]
+    have = {**items, route.key: first, **{each.key: each for each in others}}
+    assert len({route.key, *(each.key for each in others)}) == 3
+    assert [(each.action, each.item) for each in plan_overlay(have, Wanted(items))] == [
+        (DELETE, others[1]),
+        (DELETE, others[0]),
+        ("replace", route),
+    ]
 
 
 def overlay_of(**backend: Any) -> Overlay:

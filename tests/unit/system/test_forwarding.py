@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.masquerade import FAMILIES, IPV4, IPV6, Family
 from ansible_collections.fairlead.cluster.plugins.module_utils._system.forwarding import (
     dropping_chains,
     drops_all,
@@ -65,6 +66,7 @@ def test_what_counts_as_rules_of_others_and_as_a_wall(text: str, foreign: bool, 
     [
         ("-j DROP", True),
         ("-j REJECT", True),
+        ("-j REJECT --reject-with icmp6-adm-prohibited", True),
         ('-m comment --comment "the rest -i eth0" -j REJECT --reject-with icmp-port-unreachable', True),
         ("-m comment --comment rest -j DROP", True),
         ("-i eth0 -j DROP", False),
@@ -113,9 +115,26 @@ def test_chains_of_nftables(found: dict[str, Any], rules: list[dict[str, Any]], 
     def nft(args: Sequence[str], data: str | None = None) -> tuple[int, str, str]:
         return listing(found) if list(args) == ["nft", "-j", "list", "chains"] else listing(found, *rules)
 
-    assert list(map(str, dropping_chains(nft))) == expected
+    assert list(map(str, dropping_chains(nft, [IPV4]))) == expected
+
+
+@pytest.mark.parametrize(
+    ("family", "seen_by"), [("ip", [IPV4]), ("ip6", [IPV6]), ("inet", [IPV4, IPV6]), ("bridge", [])]
+)
+def test_chains_drop_packets_of_their_ip_versions(family: str, seen_by: list[Family]) -> None:
+    answer = listing(chain("f", family=family, hook="forward", policy="drop"))
+    for wanted in ([IPV4], [IPV6], FAMILIES):
+        found = dropping_chains(lambda args, data=None: answer, wanted)
+        assert [each.families for each in found] == ([tuple(seen_by)] if set(wanted) & set(seen_by) else [])
+
+
+@pytest.mark.parametrize("family", ["ip", "ip6", "inet"])
+def test_chain_that_iptables_shows_too(family: str) -> None:
+    answer = listing({"chain": {**chain("FORWARD", family, hook="forward", policy="drop")["chain"], "table": "filter"}})
+    (found,) = dropping_chains(lambda args, data=None: answer, FAMILIES)
+    assert found.of_iptables == (family != "inet")
 
 
 @pytest.mark.parametrize("answer", [(127, "", "not found"), (1, "", "Operation not supported"), (0, "no JSON", "")])
 def test_without_a_listing_there_is_nothing_to_tell(answer: tuple[int, str, str]) -> None:
-    assert dropping_chains(lambda args, data=None: answer) == []
+    assert dropping_chains(lambda args, data=None: answer, FAMILIES) == []
