@@ -15,13 +15,13 @@ import ipaddress
 import json
 from typing import Any, ClassVar, Dict, Hashable, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
-from .backend import BACKENDS, IPIP, VNI_LIMIT, VNI_LIMIT6, VXLAN, WIREGUARD, refuse_foreign_options
+from .backend import IPIP
 from .errors import SpecError
 from .ip_version import IPV4, IPV6, VERSIONS, IpVersion
 from .item import BaseItem
+from .lease_backend import parse_lease_backend, without_psk
 from .parse import Address, Network, Section, unique
-from .secret import Secret
-from .wireguard import MODES, WIREGUARD_PORT, WIREGUARD_PORT6, parse_key, parse_public_key
+from .wireguard import parse_public_key
 
 # Life of a lease: a key without etcd lease; one with an etcd lease; the same with less than half of its time left.
 PERMANENT, LEASED, ENDING = "permanent", "leased", "ending"
@@ -30,34 +30,12 @@ SHARED = "shared"
 # Length of a subnet where the network has room for four of them; how much longer than the network one is at least.
 _USUAL_SUBNET = {IPV4: 24, IPV6: 64}
 _SUBNET_EXTRA = 2
-# RFC 791: what every IPv4 host must accept. RFC 8200: without so much inside of VXLAN the kernel turns IPv6 off there.
-_SMALLEST_MTU, _SMALLEST_MTU6 = 576, 1280 + 70
 # Where no pods can be: what the IETF has reserved (with loopback in it), link-local, multicast (RFC 4291).
 _NO_POD_NETWORKS = tuple(map(ipaddress.IPv6Network, ("::/8", "fe80::/10", "ff00::/8")))
 # The renewal timer runs hourly with up to ten minutes of delay: half of the time to live must be longer than that.
 SHORTEST_TTL = 14400
 DEFAULT_TTL = 86400
 DEFAULT_PREFIX = "/coreos.com/network"
-# How an option of the backend is called in flannel's configuration, in the order in which it is written.
-BACKEND_KEYS = {
-    "type": "Type",
-    "vni": "VNI",
-    "port": "Port",
-    "mtu": "MTU",
-    "gbp": "GBP",
-    "learning": "Learning",
-    "direct_routing": "DirectRouting",
-    "psk": "PSK",
-    "listen_port": "ListenPort",
-    "listen_port6": "ListenPortV6",
-    "keepalive": "PersistentKeepaliveInterval",
-    "mode": "Mode",
-}
-
-
-def compact(data: Mapping[str, Any]) -> str:
-    """JSON as Go's encoder writes it: no blanks, keys in the given order."""
-    return json.dumps(data, separators=(",", ":"))
 
 
 def vtep_mac(cluster: str, node: str, version: IpVersion = IPV4) -> str:
@@ -167,14 +145,6 @@ class FlannelConfig(BaseItem):
 
     def to_dict(self) -> Dict[str, Any]:
         return {**super().to_dict(), "backend": without_psk(self.backend)}
-
-
-def without_psk(backend: str) -> str:
-    """A backend as compact JSON in which a fingerprint stands for WireGuard's preshared key."""
-    fields = json.loads(backend)
-    if not isinstance(fields, dict) or not fields.get("PSK"):
-        return backend
-    return compact({**fields, "PSK": str(Secret(str(fields["PSK"]).encode()))})
 
 
 class Half(NamedTuple):
@@ -338,7 +308,7 @@ def parse_config(section: Section) -> FlannelConfig:
     _refuse_half_declared(section)
     versions = [version for version in VERSIONS if version is IPV4 or section.get("network6", None) is not None]
     pools = [_parse_pool(section, version) for version in versions]
-    backend = _parse_backend(section.section("backend"), len(pools) > 1)
+    backend = parse_lease_backend(section.section("backend"), len(pools) > 1)
     section.finish()
     fields = {key: value for pool in pools for key, value in pool.fields.items()}
     config = FlannelConfig(backend=backend, **fields)
@@ -422,45 +392,6 @@ def _range_end(section: Section, key: str, network: Network, length: int, defaul
     if int(address) % (1 << (network.max_prefixlen - length)):
         raise SpecError(section.at(key), f"{address} is not the first address of a /{length} subnet")
     return str(address)
-
-
-def _parse_backend(section: Section, dual: bool) -> str:
-    kind = section.text("type", choices=BACKENDS)
-    refuse_foreign_options(section, kind)
-    backend: Dict[str, Any] = {"Type": kind}
-    if kind == VXLAN:
-        backend["VNI"] = section.integer("vni", 1, VNI_LIMIT6 if dual else VNI_LIMIT)
-        backend["Port"] = section.integer("port", 1, 65535)
-    elif kind != WIREGUARD and section.integer("mtu", 0, 65535, 0):
-        # Flannel knows no such key of another backend.
-        raise SpecError(section.at("mtu"), f"is no option of backend {kind} in etcd; it is each node's own affair")
-    smallest = _SMALLEST_MTU6 if dual else _SMALLEST_MTU
-    if section.integer("mtu", smallest, 65535, 0):
-        backend["MTU"] = section.integer("mtu", smallest, 65535)
-    for key in ("gbp", "learning", "direct_routing"):
-        if section.get(key, None) is not None and (kind == VXLAN or section.boolean(key)):
-            backend[BACKEND_KEYS[key]] = section.boolean(key)
-    if kind == WIREGUARD:
-        backend.update(_parse_wireguard(section, dual))
-    section.finish()
-    return compact(backend)
-
-
-def _parse_wireguard(section: Section, dual: bool) -> Dict[str, Any]:
-    """In the order of ``BACKEND_KEYS``. Whatever peers go by is written out."""
-    found: Dict[str, Any] = {}
-    if section.get("psk", "") != "":
-        parse_key(section.get("psk"), section.at("psk"))
-        found["psk"] = section.get("psk")
-    found["listen_port"] = section.integer("listen_port", 1, 65535, WIREGUARD_PORT)
-    port6 = section.integer("listen_port6", 1, 65535, WIREGUARD_PORT6)
-    if dual:
-        found["listen_port6"] = port6
-    found["keepalive"] = section.integer("keepalive", 0, 65535, 0)
-    found["mode"] = section.text("mode", "", choices=MODES)
-    # A file of each node's own, which is not for etcd.
-    section.get("key_file", None)
-    return {BACKEND_KEYS[key]: value for key, value in found.items() if value}
 
 
 def parse_nodes(section: Section, config: Optional[FlannelConfig] = None) -> Tuple[Node, ...]:

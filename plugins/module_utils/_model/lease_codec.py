@@ -17,17 +17,16 @@ from .backend import VXLAN, WIREGUARD
 from .errors import ReadError
 from .ip_version import IPV4, IPV6, VERSIONS, IpVersion
 from .lease import (
-    BACKEND_KEYS,
     FlannelConfig,
     Half,
     Lease,
     NodeHalf,
     Pool,
-    compact,
     default_range,
     default_subnet_len,
     lease_of,
 )
+from .lease_backend import BACKEND_KEYS, compact
 from .parse import Network
 from .wireguard import SEPARATE, WIREGUARD_PORT, WIREGUARD_PORT6
 
