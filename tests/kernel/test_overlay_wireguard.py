@@ -311,7 +311,7 @@ def test_a_thousand_peers(netns: Namespaces, apply: Apply, keys: Keys) -> None:
     arguments = keys.document(1)
     for number in range(1000):
         subnet = f"10.{96 + number // 256}.{number % 256}.0/24"
-        key = base64.b64encode(number.to_bytes(32, "little")[::-1][:31] + b"\x01").decode()
+        key = base64.b64encode(number.to_bytes(31, "big") + b"\x01").decode()
         address = f"198.18.{number // 250}.{1 + number % 250}"
         arguments["peers"].append({"address": address, "subnet": subnet, "public_key": key})
     arguments["network"] = "10.64.0.0/10"
