@@ -215,6 +215,12 @@ operations:
   returned: when O(state) is not V(gathered)
   type: list
   elements: str
+left_out:
+  description: Number of objects by kind that RV(before), RV(after) and RV(operations) do not show. They show the first
+    100 of each.
+  returned: when there are more
+  type: dict
+  sample: {before: {lease: 4900}, after: {lease: 4900}}
 """
 
 import dataclasses

@@ -68,7 +68,9 @@ class Wanted:
     def keys(self) -> List[Key]:
         """Of what has to be known whatever device it is on."""
         keys = [key for key in self.items if key[0] in (Route.kind, Nexthop.kind)]
-        connected = [(*key[:4], IPV6.connected_metric) for key in keys if key[2:] and key[4] == IPV6.metric]
+        connected = [
+            (*key[:4], IPV6.connected_metric) for key in keys if key[0] == Route.kind and key[4] == IPV6.metric
+        ]
         return [*keys, *connected, *self.earlier]
 
 
