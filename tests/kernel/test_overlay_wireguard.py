@@ -244,7 +244,7 @@ def test_failure_half_way_and_at_the_end_is_taken_back(
     plain = overlay_network._adapter
     for change in changes:
         planned = len(apply(node, change, check=True).operations)
-        assert planned >= 5
+        assert planned >= 4
         for position in (planned // 2, planned - 1):
             poison = lambda *arguments, position=position: Poisoned(plain(*arguments), position)  # noqa: E731
             with monkeypatch.context() as poisoned, pytest.raises(ApplyError, match="poisoned"):
