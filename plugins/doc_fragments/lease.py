@@ -58,7 +58,7 @@ options:
             description:
               - The backend. When it changes, nodes keep their subnets, and their leases are written anew.
             type: str
-            choices: [vxlan, host-gw, ipip]
+            choices: [vxlan, host-gw, ipip, wireguard]
             required: true
           vni:
             description:
@@ -82,4 +82,24 @@ options:
           direct_routing:
             description: Plain routes between nodes on one link, for peers that run flanneld. Not for V(host-gw).
             type: bool
+          psk:
+            description:
+              - Key that all nodes share in advance, as C(wg genpsk) prints it. Only for V(wireguard), like all below.
+              - It is in etcd, where flannel has it, and kept on the node, readable for root only; no result shows it.
+            type: str
+          listen_port:
+            description: UDP port of C(flannel-wg). Default is 51820.
+            type: int
+          listen_port6:
+            description: UDP port of C(flannel-wg-v6), the device for IPv6 with O(config.backend.mode=separate). Default
+              is 51821.
+            type: int
+          keepalive:
+            description: Seconds between packets that keep a way through address translation open. Default is none.
+            type: int
+          mode:
+            description: Whether each IP version has its device, and else by which addresses peers with two are reached.
+              Default is V(separate). See M(fairlead.cluster.overlay_network).
+            type: str
+            choices: [separate, auto, ipv4, ipv6]
 """

@@ -31,12 +31,17 @@ Declaration = Tuple[str, str, str, str]
 
 
 def cluster_nodes(
-    hosts: Iterable[str], hostvars: HostVars, first: str = "", first6: Optional[str] = None
+    hosts: Iterable[str], hostvars: HostVars, first: str = "", first6: Optional[str] = None, key: str = ""
 ) -> List[Dict[str, str]]:
     """``[{name, address}]`` in the order of ``hosts``. ``first`` is a variable that counts before the usual ones, where
-    it is not empty. With ``first6``, the same for IPv6, hosts of a dual-stack cluster have ``address6`` too. Raises
-    AnsibleFilterError naming a host without address."""
-    return [_node(str(host), hostvars[host], first, first6) for host in hosts]
+    it is not empty. With ``first6``, the same for IPv6, hosts of a dual-stack cluster have ``address6`` too. ``key`` is
+    a variable with the public key, which hosts have that told it in this run. Raises AnsibleFilterError naming a host
+    without address."""
+    nodes = [_node(str(host), hostvars[host], first, first6) for host in hosts]
+    if not key:
+        return nodes
+    keys = [hostvars[node["name"]].get(key) for node in nodes]
+    return [{**node, **({"public_key": str(found)} if found else {})} for node, found in zip(nodes, keys)]
 
 
 def _node(host: str, variables: Mapping[str, Any], first: str, first6: Optional[str]) -> Dict[str, str]:

@@ -104,6 +104,11 @@ options:
       subnet6:
         description: The same as O(nodes[].subnet) for IPv6.
         type: str
+      public_key:
+        description:
+          - WireGuard's public key of the node, from M(fairlead.cluster.wireguard_key), by which its lease is known with
+            V(wireguard). Required for O(node). Others without one get no lease yet, or keep what they have.
+        type: str
   node:
     description: Name of the node whose lease is kept alive by this call. Required unless O(state=gathered).
     type: str
@@ -154,6 +159,8 @@ leases:
     subnet: {description: The subnet., type: str}
     address: {description: Address of the node on the underlay., type: str}
     mac: {description: "MAC address of its VXLAN device, empty with another backend.", type: str}
+    public_key: {description: "WireGuard's public key instead of C(mac), for IPv6 C(public_key6).", type: str}
+    listen_port: {description: "Its UDP port, 0 where the lease does not tell, for IPv6 C(listen_port6).", type: int}
     subnet6: {description: "The IPv6 subnet. This and the next two are absent without an IPv6 half.", type: str}
     address6: {description: IPv6 address of the node on the underlay., type: str}
     mac6: {description: "MAC address of its VXLAN device for IPv6, empty with another backend.", type: str}
@@ -226,13 +233,18 @@ from ..module_utils._desired import overlay_lease, store
 from ..module_utils._engine import together
 
 BACKEND_SPEC = {
-    "type": {"type": "str", "choices": ["vxlan", "host-gw", "ipip"], "required": True},
+    "type": {"type": "str", "choices": ["vxlan", "host-gw", "ipip", "wireguard"], "required": True},
     "vni": {"type": "int"},
     "port": {"type": "int"},
     "mtu": {"type": "int"},
     "gbp": {"type": "bool"},
     "learning": {"type": "bool"},
     "direct_routing": {"type": "bool"},
+    "psk": {"type": "str", "no_log": True},
+    "listen_port": {"type": "int"},
+    "listen_port6": {"type": "int"},
+    "keepalive": {"type": "int"},
+    "mode": {"type": "str", "choices": ["separate", "auto", "ipv4", "ipv6"]},
 }
 CONFIG_SPEC = {
     "network": {"type": "str"},
@@ -253,6 +265,7 @@ NODE_SPEC = {
     "address6": {"type": "str"},
     "mac6": {"type": "str"},
     "subnet6": {"type": "str"},
+    "public_key": {"type": "str"},
 }
 ARGUMENT_SPEC = {
     "state": {"type": "str", "choices": ["present", "absent", "gathered"], "default": "present"},

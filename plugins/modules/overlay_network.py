@@ -11,12 +11,13 @@ short_description: Keep the flannel datapath of this node
 version_added: 0.1.0
 author: the Fairlead authors
 description:
-  - Brings the backend's device, its address, and for each peer a route, and with V(vxlan) a neighbor and a forwarding
-    entry, to exactly what flannel's backend of that name makes, so that nodes with a real flanneld are full peers.
+  - Brings the backend's device, its address, and for each peer a route, with V(vxlan) a neighbor and a forwarding
+    entry, with V(wireguard) a peer of the device and one route for all, to exactly what flannel's backend of that name
+    makes, so that nodes with a real flanneld are full peers.
   - Reads the kernel, sends only what differs, reads again to verify, and takes everything back when a step fails.
     Additions go from device to route, removals from route to device, so that no other peer loses a packet.
-  - MTU and learning change in place. A device that differs in anything else (underlying interface, addresses, port,
-    group policy, MAC address) is made anew with all that hangs on it.
+  - MTU and learning change in place, and everything of a WireGuard device. Any other device that differs in anything
+    else (underlying interface, addresses, port, group policy, MAC address) is made anew with all that hangs on it.
   - When O(backend) changes, and when direct routing is switched, what carries the new way is built first, each route is
     replaced in one step, and what carried the old way is removed last. Direct routing comes and goes without losing a
     packet. Another backend does so too when all nodes have direct routing, or V(host-gw), before and after; otherwise
@@ -31,6 +32,7 @@ description:
   - The document is kept on the node and applied again at boot. What it made and the new one does not is removed.
 extends_documentation_fragment:
   - fairlead.cluster.attributes
+  - fairlead.cluster.overlay.backend
   - fairlead.cluster.overlay.members
   - fairlead.cluster.overlay.underlay
 requirements:
@@ -41,8 +43,8 @@ options:
       - V(overridden) makes exactly what is declared.
       - V(merged) and V(replaced) also keep the peers of the document kept on this node, but for those whose name or
         subnet a declared peer has. Since a peer is declared whole, the two are the same.
-      - V(rendered) returns the commands of C(ip) and C(bridge) that would make the datapath on a node with nothing of
-        it, and touches nothing.
+      - V(rendered) returns the commands of C(ip), C(bridge) and C(wg) that would make the datapath on a node with
+        nothing of it, and touches nothing. Keys are named by their files.
       - V(deleted) removes the device, all that hangs on it, and the file of O(subnet_env), as the document kept on this
         node names them. Without such a document nothing is removed, and a warning tells so, because a device of that
         name is not known to be ours.
@@ -61,48 +63,6 @@ options:
       - Each IP version travels over an underlay of its own version. The device for IPv6 of V(vxlan) is called
         C(flannel-v6.VNI), which leaves four digits for O(backend.vni). V(ipip) carries IPv4 only.
     type: str
-  backend:
-    description: How packets travel between nodes.
-    type: dict
-    default: {}
-    suboptions:
-      type:
-        description:
-          - V(vxlan) sends packets in UDP packets, over a device C(flannel.VNI). It costs 50 bytes, over IPv6 70.
-          - V(host-gw) is plain routes to the nodes, which all have to be on one link; there is no device and no loss.
-          - V(ipip) sends packets in IPv4 packets, over a device C(flannel.ipip), 20 bytes a packet. The kernel makes a
-            device C(tunl0) when it loads its module; that one is left alone. A kernel without ipip is refused.
-        type: str
-        choices: [vxlan, host-gw, ipip]
-        default: vxlan
-      vni:
-        description:
-          - VXLAN network identifier, 1 to 9999999 because the device is called C(flannel.VNI).
-          - Default is 1. Only for V(vxlan).
-        type: int
-      port:
-        description: UDP port, 1 to 65535. Default is 8472, flannel's and the kernel's. Only for V(vxlan).
-        type: int
-      mtu:
-        description:
-          - MTU of the underlay in bytes, at most that of the interface. V(0) takes the interface's.
-          - The device gets less by what the backend adds, 50 bytes with V(vxlan), 70 over IPv6, 20 with V(ipip). Pods
-            have one MTU, so with dual stack that of the device for IPv6 counts. IPv6 needs 1280 bytes.
-        type: int
-        default: 0
-      gbp:
-        description: Group based policy, which carries the mark of a packet to the peer. Only for V(vxlan).
-        type: bool
-      learning:
-        description: Whether the device learns which node a MAC address belongs to. Only for V(vxlan).
-        type: bool
-      direct_routing:
-        description:
-          - Peers that a route lookup finds on one of this node's links, with no gateway, get a plain route to their
-            address, as with V(host-gw). All others go over the device. Not for V(host-gw), which has nothing else.
-          - The underlay must let packets with pods' addresses pass, and reverse path filters must be loose while nodes
-            differ.
-        type: bool
   subnet_env:
     description: The file that flannel's CNI plugin reads. Not written by default.
     type: dict
@@ -124,6 +84,7 @@ options:
     type: bool
 seealso:
   - module: fairlead.cluster.overlay_lease
+  - module: fairlead.cluster.wireguard_key
   - module: fairlead.cluster.masquerade
 """
 
@@ -165,6 +126,16 @@ EXAMPLES = r"""
       mac6: "02:5e:10:00:06:04"
     peers: [*w1]
 
+- name: Encrypted, with the key that module wireguard_key made
+  fairlead.cluster.overlay_network:
+    backend: {type: wireguard, keepalive: 25}
+    node: {name: w1, address: 192.0.2.14, subnet: 10.244.4.0/24, public_key: "{{ own.public_key }}"}
+    peers:
+      - name: w2
+        address: 192.0.2.15
+        subnet: 10.244.5.0/24
+        public_key: fSXPDUbHZ7aBKDkV4BBvEOgGSzFPRQgnvTrc4VQWnGU=
+
 - name: Remove the datapath
   fairlead.cluster.overlay_network:
     state: deleted
@@ -173,7 +144,8 @@ EXAMPLES = r"""
 RETURN = r"""
 before:
   description: The objects of the datapath as found. Their C(kind) is C(vxlan), C(address), C(link_up), C(neighbor),
-    C(ipip), C(fdb), C(nexthop), C(route) or C(file).
+    C(ipip), C(fdb), C(nexthop), C(route), C(wireguard), C(wireguard_peer) or C(file). Secret keys are left
+    out.
   returned: success
   type: list
   elements: dict
@@ -235,20 +207,26 @@ from ..module_utils._engine import Outcome, together
 from ..module_utils._model.item import State
 from ..module_utils._model.members import of_backend
 from ..module_utils._model.overlay_forms import commands, described, joined
+from ..module_utils._model.wireguard import KEY_FILE
 from ..module_utils._system.runner import module_runner
 
 MAKING = ("overridden", "merged", "replaced")
-IDENTITY = ("name", "address", "subnet", "mac", "address6", "subnet6", "mac6")
+HALF = ("address", "subnet", "mac", "public_key", "listen_port")
+IDENTITY = ("name", *HALF, *(f"{name}6" for name in HALF))
 MEMBER = {
-    **{name: {"type": "str"} for name in IDENTITY},
+    **{name: {"type": "int" if "port" in name else "str"} for name in IDENTITY},
     "backend_type": {"type": "str"},
     "ttl": {"type": "int"},
 }
 BACKEND = {
-    "type": {"type": "str", "choices": ["vxlan", "host-gw", "ipip"], "default": "vxlan"},
-    **{name: {"type": "int"} for name in ("vni", "port")},
+    "type": {"type": "str", "choices": ["vxlan", "host-gw", "ipip", "wireguard"], "default": "vxlan"},
+    **{name: {"type": "int"} for name in ("vni", "port", "listen_port", "listen_port6", "keepalive")},
     "mtu": {"type": "int", "default": 0},
     **{name: {"type": "bool"} for name in ("gbp", "learning", "direct_routing")},
+    "psk": {"type": "str", "no_log": True},
+    "mode": {"type": "str", "choices": ["separate", "auto", "ipv4", "ipv6"]},
+    # The name of a file, which is no secret.
+    "key_file": {"type": "path", "no_log": False},
 }
 SUBNET_ENV = {
     "path": {"type": "path", "default": "/run/flannel/subnet.env"},
@@ -275,7 +253,8 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
     document, state = _document(module.params), module.params["state"]
     if state == "rendered":
         outcome = predict(document)
-        lines = [line for operation in outcome.operations for line in commands(operation.item)]
+        key_file = document["backend"].get("key_file") or KEY_FILE
+        lines = [line for operation in outcome.operations for line in commands(operation.item, key_file)]
         return {**_unchanged(module, document, {}), "rendered": lines}
     if state in ("merged", "replaced"):
         document = joined(store.load(KIND), document)

@@ -1,7 +1,10 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tests inside another kernel: User-mode Linux over this machine's files, read only, for features that the kernel here
-does not have. Boots in seconds, needs no image, and leaves nothing behind."""
+"""Tests inside another kernel, over this machine's files, read only, for features that the kernel here does not have.
+
+A guest starts for one run of pytest, needs no image, and leaves nothing behind. `guest_uml` has User-mode Linux, which
+boots in seconds; `guest_debian` the distribution's stock kernel, which has everything.
+"""
 
 from __future__ import annotations
 
@@ -10,63 +13,85 @@ import ctypes
 import errno
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
-import pytest
-
-KERNEL, MODULES = "linux.uml", Path("/usr/lib/uml/modules")
 #: Set in the guest, so that a test can tell that it must not start another one.
 INSIDE = "FAIRLEAD_TEST_GUEST"
 MEMORY_MIB = 512
 _STATUS = re.compile(r"^guest: status (\d+)\s*$", re.MULTILINE)
 
-# Writable places are in memory.
+# Writable places are in memory. The first process must not end, and the files may be gone before all power is off.
 _INIT = """#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 mkdir -p /run/tmp /run/netns
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/run TMPDIR=/run/tmp {inside}=1 PYTHONDONTWRITEBYTECODE=1
+read -r up idle < /proc/uptime
+echo "guest: up after $up s"
 ip link set lo up
-cd {root} && {python} -m tests.kernel.guest {modules} && {python} -m pytest {arguments}
+cd {root} && {python} -m tests.kernel.guest {directory} {modules} && {python} -m pytest {arguments}
 echo "guest: status $?"
 echo o > /proc/sysrq-trigger
-sleep 60
+while :; do :; done
 """
 
 
-def run_tests(tests: Sequence[str], modules: Sequence[str], directory: Path, timeout: float = 120) -> str:
+class Kernel(Protocol):
+    """A way to boot another kernel."""
+
+    def modules(self) -> Path:
+        """The directory with its modules below the name of its release. Skips the test where the kernel is missing."""
+
+    def command(self, init: Path, directory: Path) -> list[str]:
+        """What starts it with program ``init`` as its first process and the console on standard output.
+
+        ``directory`` is for files of the run.
+        """
+
+
+def run_tests(
+    kernel: Kernel, tests: Sequence[str], modules: Sequence[str], directory: Path, timeout: float = 120
+) -> str:
     """Run pytest with ``tests`` in a guest with kernel ``modules``; its output. Fails the test when they fail."""
-    if shutil.which(KERNEL) is None or not MODULES.is_dir():
-        pytest.skip(f"needs {KERNEL} with its modules, of package user-mode-linux")
+    available = kernel.modules()
     root = Path(__file__).resolve().parents[2]
     plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-q", "-rs", "--color=no", "--basetemp=/run/pytest"]
     init = directory / "init"
-    words = {"inside": INSIDE, "root": root, "python": sys.executable}
+    words = {"inside": INSIDE, "root": root, "python": sys.executable, "directory": available}
     init.write_text(_INIT.format(**words, modules=" ".join(modules), arguments=" ".join([*plain, *tests])))
     init.chmod(0o755)
-    with _booted(init, directory) as guest:
-        output, _errors = guest.communicate(timeout=timeout)
+    with _booted(kernel.command(init, directory)) as guest:
+        output = _output_of(guest, timeout)
     status = _STATUS.search(output.replace("\r", ""))
     assert status is not None and status[1] == "0", f"in the guest:\n{output[-8000:]}"
     return output
 
 
+def _output_of(guest: subprocess.Popen[str], timeout: float) -> str:
+    """What it wrote until it ended or its time was up."""
+    try:
+        return guest.communicate(timeout=timeout)[0]
+    except subprocess.TimeoutExpired as expired:
+        # Bytes, whatever the stream is.
+        said = expired.stdout.decode(errors="replace") if isinstance(expired.stdout, bytes) else expired.stdout
+        return f"{said or ''}\nnot done after {timeout} s"
+
+
 @contextlib.contextmanager
-def _booted(init: Path, directory: Path) -> Iterator[subprocess.Popen[str]]:
-    options = ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}", "quiet"]
-    console = ["con=null", "con0=null,fd:1", "con1=null", f"uml_dir={directory}", f"mem={MEMORY_MIB}M"]
+def _booted(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     guest = subprocess.Popen(
-        [KERNEL, *options, *console],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         # Its helper processes end with it: they are one group.
         start_new_session=True,
     )
@@ -80,16 +105,31 @@ def _booted(init: Path, directory: Path) -> Iterator[subprocess.Popen[str]]:
 
 def load(names: Sequence[str], directory: Path) -> None:
     """Load kernel modules of a directory with everything that they need, which does not take modprobe."""
-    needs: dict[str, list[str]] = {}
-    for line in (directory / "modules.dep").read_text().splitlines():
-        path, _colon, rest = line.partition(":")
-        needs[Path(path).stem] = [*reversed(rest.split()), path]
-    for path in dict.fromkeys(path for name in names for path in needs[name]):
+    libc = ctypes.CDLL(None, use_errno=True)
+    for path in with_needed(names, directory):
         code = (directory / path).read_bytes()
-        libc = ctypes.CDLL(None, use_errno=True)
         if libc.init_module(code, ctypes.c_ulong(len(code)), b"") and ctypes.get_errno() != errno.EEXIST:
             raise OSError(ctypes.get_errno(), f"cannot load {path}: {os.strerror(ctypes.get_errno())}")
 
 
+def with_needed(names: Sequence[str], directory: Path) -> list[str]:
+    """Paths in a directory of modules of the named ones and of what they need, in an order in which they load."""
+    needs: dict[str, list[str]] = {}
+    for line in (directory / "modules.dep").read_text().splitlines():
+        path, _colon, rest = line.partition(":")
+        needs[path] = rest.split()
+    by_name = {Path(path).stem: path for path in needs}
+    ordered: dict[str, None] = {}
+
+    def add(path: str) -> None:
+        for needed in needs[path]:
+            add(needed)
+        ordered.setdefault(path)
+
+    for name in names:
+        add(by_name[name])
+    return list(ordered)
+
+
 if __name__ == "__main__":
-    load(sys.argv[1:], MODULES / os.uname().release)
+    load(sys.argv[2:], Path(sys.argv[1]) / os.uname().release)

@@ -20,6 +20,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.overlay im
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.overlay_forms import described
 from tests.kernel import guest, packets
 from tests.kernel.conftest import RunModule
+from tests.kernel.guest_uml import UserModeLinux
 from tests.kernel.namespaces import Namespace, Namespaces
 from tests.kernel.overlay_nodes import document, joined_nodes, lone_node, pod, snapshot
 from tests.kernel.test_overlay_undo import inside, no_runner
@@ -49,7 +50,7 @@ def ipip(netns: Namespaces) -> None:
 def test_ipip_in_a_kernel_that_has_it(netns: Namespaces, tmp_path: Path) -> None:
     if guest.INSIDE in os.environ or has_ipip(netns("probe")):
         pytest.skip("the other tests of this file have run in this kernel")
-    output = guest.run_tests(["tests/kernel/test_overlay_ipip.py"], MODULES, tmp_path)
+    output = guest.run_tests(UserModeLinux(), ["tests/kernel/test_overlay_ipip.py"], MODULES, tmp_path)
     counts = re.search(r"(\d+) passed, 1 skipped", output)
     assert counts is not None and int(counts[1]) >= 6, output
 

@@ -52,7 +52,7 @@ EXPECTED: dict[str, dict[str, str]] = {
         "hosts.w1": "has no address; set ansible_host",
     },
     "16_not_a_choice": {
-        "flannel_backend_type": "must be one of vxlan, host-gw, ipip, not 'udp'",
+        "flannel_backend_type": "must be one of vxlan, host-gw, ipip, wireguard, not 'udp'",
         "flannel_masquerade": "must be true or false, not 'sometimes'",
     },
     "17_address_from_facts": {"hosts.w1.cluster_node_address": "cannot be computed before the node is asked"},

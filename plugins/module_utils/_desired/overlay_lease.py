@@ -17,7 +17,7 @@ from .._engine import Outcome, Plan
 from .._engine import converge as engine_converge
 from .._etcd.gateway import Gateway, UnreachableError
 from .._etcd.leases import LeaseAdapter, LostRaceError
-from .._model.backend import VXLAN
+from .._model.backend import VXLAN, WIREGUARD
 from .._model.errors import ApplyError, FairleadError, PrerequisiteError, SpecError
 from .._model.etcd import parse_access
 from .._model.ip_version import IPV4, VERSIONS, IpVersion
@@ -83,13 +83,14 @@ def converge(document: Mapping[str, Any], check: bool, runner: Optional[Runner] 
 def ensure(document: Mapping[str, Any], check: bool) -> Ensured:
     """Every declared node has its lease, this node's has at least half of its time left."""
     spec, access = parse_lease_spec(document), parse_access(document)
+    known = _with_known_keys(spec)
     try:
         adapter = _adapter(Gateway(access), spec)
-        outcome = _converge(adapter, lambda have: plan(have, spec), check)
+        outcome = _converge(adapter, lambda have: plan(have, known), check)
     except (UnreachableError, PrerequisiteError) as error:
         if not check:
             raise
-        operations = plan({}, spec)
+        operations = plan({}, known)
         outcome = Outcome({}, outcome_of({}, operations), operations)
         return Ensured(outcome, _listed(outcome.after, spec.nodes, spec), [_prediction(error)])
     leases, warnings = _usable(outcome.after, spec, adapter)
@@ -100,6 +101,19 @@ def ensure(document: Mapping[str, Any], check: bool) -> Ensured:
         _orphaned(outcome.after, spec.nodes, spec.prefix, adapter),
         _conflicting(outcome.after, spec.nodes, spec.prefix, adapter),
     )
+
+
+def _with_known_keys(spec: LeaseSpec) -> LeaseSpec:
+    """With WireGuard a lease is of use only with a key, which is made on the node. Nodes that have not told theirs get
+    no lease yet, or keep the one they have."""
+    if spec.config.backend_type != WIREGUARD:
+        return spec
+    if not spec.own.public_key:
+        raise SpecError(
+            f"nodes[{spec.nodes.index(spec.own)}].public_key",
+            f"is required for {spec.node}, this node, with backend wireguard; module wireguard_key returns it",
+        )
+    return dataclasses.replace(spec, nodes=tuple(node for node in spec.nodes if node.public_key))
 
 
 def release(document: Mapping[str, Any], check: bool) -> Outcome:
@@ -218,20 +232,24 @@ def _listed(
     ]
 
 
-def _entry(half: Half) -> Dict[str, str]:
+def _entry(half: Half) -> Dict[str, Any]:
     """How a half of a lease is told in results, which is how module overlay_network takes it."""
     suffix = half.version.suffix
-    return {f"subnet{suffix}": half.subnet, f"address{suffix}": half.address, f"mac{suffix}": half.mac}
+    entry: Dict[str, Any] = {f"subnet{suffix}": half.subnet, f"address{suffix}": half.address}
+    if half.public_key:
+        return {**entry, f"public_key{suffix}": half.public_key, f"listen_port{suffix}": half.listen_port}
+    return {**entry, f"mac{suffix}": half.mac}
 
 
 def _usable(state: State, spec: LeaseSpec, adapter: LeaseAdapter) -> Tuple[List[Dict[str, Any]], List[str]]:
     """The leases, or halves of leases, that a datapath can be made from, and a warning for each other one."""
     listed = _listed(state, spec.nodes, spec, adapter)
     leases = [lease for lease in leases_of(state) if lease.backend_type == _backend(spec)]
+    kind = _backend(spec)
     left_out: Dict[Lease, _LeftOut] = {}
     for pool in spec.config.pools:
         network = ipaddress.ip_network(pool.network)
-        for index, problem in unusable(listed, [network], _backend(spec) == VXLAN).items():
+        for index, problem in unusable(listed, [network], kind == VXLAN, kind == WIREGUARD).items():
             left_out.setdefault(leases[index], _LeftOut(pool.version, problem))
     warnings = _warnings(conflicts(state, spec.nodes), left_out, spec.prefix)
     warnings += [f"etcd key {key} {_STRANGE[0]}. {_STRANGE[1]}" for key in adapter.strange]

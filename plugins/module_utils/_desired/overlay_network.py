@@ -9,10 +9,10 @@ from typing import Any, ContextManager, Dict, Iterable, List, Mapping, Optional,
 
 from .._engine import Adapter, Combined, Outcome
 from .._engine import converge as engine_converge
-from .._model.backend import HOST_GW, IPIP, Backend, parse_backend
+from .._model.backend import HOST_GW, IPIP, WIREGUARD, Backend, parse_backend
 from .._model.datapath import IpipDevice, Route, VxlanDevice, device_version
 from .._model.errors import FairleadError, SpecError
-from .._model.ip_version import IPV4, IPV6
+from .._model.ip_version import IPV4, IPV6, IpVersion
 from .._model.item import Key, State, state_of
 from .._model.overlay import (
     Family,
@@ -25,12 +25,15 @@ from .._model.overlay import (
     wanted_items,
 )
 from .._model.parse import Section
+from .._model.secret import NO_SECRET, Secret
 from .._model.underlay import Underlay
+from .._model.wireguard import WIREGUARD_DEVICE6, WireguardDevice
 from .._netlink import nexthops
 from .._netlink.links import accept_ra_writable
 from .._netlink.overlay import KINDS, OverlayAdapter
 from .._netlink.rtnetlink import Rtnetlink
-from .._netlink.underlay import find_interface, find_underlay, require_free, require_free_address, require_ipip
+from .._netlink.underlay import find_interface, find_underlay, require_free, require_free_address, require_kind
+from .._netlink.wireguard_adapter import WireguardAdapter
 from .._plan.operation import outcome_of
 from .._plan.overlay import Wanted, plan_overlay
 from .._system.controller import controller_address
@@ -38,6 +41,7 @@ from .._system.files import FileAdapter
 from .._system.lock import exclusive
 from .._system.runner import Runner
 from . import store
+from .wireguard import declared_endpoints, private_key
 
 KIND = "overlay_network"
 OVERRIDDEN, DELETED = "overridden", "deleted"
@@ -64,9 +68,10 @@ def _converge(content: Mapping[str, Any], check: bool) -> Outcome:
     with Rtnetlink() as netlink:
         underlays = [_underlay(netlink, overlay.backend, family, devices) for family in overlay.families]
         with_nexthops = _with_nexthops(netlink, overlay)
-    wanted = _wanted(overlay, underlays, earlier, 0 if with_accept_ra else None, with_nexthops)
+    secret = private_key(overlay, check)
+    wanted = _wanted(overlay, underlays, earlier, 0 if with_accept_ra else None, with_nexthops, secret)
     datapath = OverlayAdapter(devices, wanted.keys, with_accept_ra)
-    adapter = _adapter(datapath, _env_paths([overlay, *earlier]))
+    adapter = _adapter(datapath, _env_paths([overlay, *earlier]), [overlay, *earlier])
 
     def around() -> ContextManager[None]:
         # At boot the next run knows it without a note: writing thousands of peers takes as long as reading them did.
@@ -90,8 +95,7 @@ def predict(document: Mapping[str, Any]) -> Outcome:
     """
     overlay = parse_overlay(document)
     with Rtnetlink() as netlink:
-        if overlay.backend.type == IPIP:
-            require_ipip(netlink)
+        require_kind(netlink, overlay.backend)
         underlays = [find_underlay(netlink, overlay.backend, family) for family in overlay.families]
         with_nexthops = _with_nexthops(netlink, overlay)
     wanted = _wanted(overlay, underlays, [], 0 if accept_ra_writable() else None, with_nexthops)
@@ -105,8 +109,9 @@ def _wanted(
     earlier: Sequence[Overlay],
     accept_ra: Optional[int],
     with_nexthops: bool,
+    secret: Secret = NO_SECRET,
 ) -> Wanted:
-    items = state_of(wanted_items(overlay, underlays, accept_ra, with_nexthops))
+    items = state_of(wanted_items(overlay, underlays, accept_ra, with_nexthops, secret))
     gateways = frozenset(peer.address for family in overlay.families for peer in family.peers)
     return Wanted(items, overlay.networks, _direct(earlier), gateways)
 
@@ -131,7 +136,10 @@ def gather(document: Mapping[str, Any]) -> State:
     if earlier and backend == Backend():
         backend = earlier[-1].backend
     keys = _direct(overlay for overlay in earlier if overlay.backend.type == backend.type)
-    found = OverlayAdapter(backend.devices, keys, accept_ra_writable()).read()
+    datapath = OverlayAdapter(backend.devices, keys, accept_ra_writable())
+    found = (
+        {**datapath.read(), **_wireguard(backend.devices, []).read()} if backend.type == WIREGUARD else datapath.read()
+    )
     return {key: item for key, item in found.items() if key not in keys or _is_as_made(item, keys[key], backend)}
 
 
@@ -149,9 +157,10 @@ def about(document: Mapping[str, Any], outcome: Outcome) -> Dict[str, Any]:
     Backend host-gw has no device: pods send what the underlay's interface carries.
     """
     backend = _declared_backend(document)
-    devices = [item for item in outcome.after.values() if isinstance(item, (VxlanDevice, IpipDevice))]
+    kinds = (VxlanDevice, IpipDevice, WireguardDevice)
+    devices = [item for item in outcome.after.values() if isinstance(item, kinds)]
     if devices:
-        names = {device_version(device): device.name for device in devices}
+        names = {_version_of(device): device.name for device in devices}
         return _named(names.get(IPV4), names.get(IPV6), min(device.mtu for device in devices))
     if backend.type != HOST_GW or document.get("node") is None:
         has_routes = any(isinstance(item, Route) for item in outcome.after.values())
@@ -161,6 +170,12 @@ def about(document: Mapping[str, Any], outcome: Outcome) -> Dict[str, Any]:
         interfaces = [find_interface(netlink, family)[0] for family in overlay.families]
     underlays = [Underlay(interface.name, interface.mtu) for interface in interfaces]
     return _named(mtu=pods_mtu(backend, overlay.families, underlays))
+
+
+def _version_of(device: Any) -> IpVersion:
+    if isinstance(device, WireguardDevice):
+        return IPV6 if device.name == WIREGUARD_DEVICE6 else IPV4
+    return device_version(device)
 
 
 def _named(device: Optional[str] = None, device6: Optional[str] = None, mtu: Optional[int] = None) -> Dict[str, Any]:
@@ -189,13 +204,22 @@ def _remove(check: bool) -> Outcome:
         return Outcome({}, {}, [])
     wanted = Wanted({}, earlier=_direct(earlier))
     datapath = OverlayAdapter(_devices(earlier), wanted.earlier, accept_ra_writable())
-    adapter = _adapter(datapath, _env_paths(earlier))
+    adapter = _adapter(datapath, _env_paths(earlier), earlier)
     return engine_converge(adapter, lambda have: plan_overlay(have, wanted), check)
 
 
-def _adapter(datapath: OverlayAdapter, paths: Iterable[str]) -> Combined:
+def _adapter(datapath: OverlayAdapter, paths: Iterable[str], overlays: Sequence[Overlay]) -> Combined:
+    """``overlays`` are the wanted one and the earlier ones."""
     adapters: Dict[str, Adapter] = dict.fromkeys(KINDS, datapath)
+    encrypted = [overlay for overlay in overlays if overlay.backend.type == WIREGUARD]
+    if encrypted:
+        wireguard = _wireguard(_devices(encrypted), encrypted)
+        adapters.update(dict.fromkeys(wireguard.KINDS, wireguard))
     return Combined({**adapters, "file": FileAdapter(paths)})
+
+
+def _wireguard(devices: Iterable[str], overlays: Sequence[Overlay]) -> WireguardAdapter:
+    return WireguardAdapter(devices, declared_endpoints(overlays))
 
 
 def _earlier_overlays(content: Optional[Mapping[str, Any]] = None, overlay: Optional[Overlay] = None) -> List[Overlay]:

@@ -11,7 +11,7 @@ import dataclasses
 import ipaddress
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from .backend import HOST_GW, IPIP, VXLAN
+from .backend import HOST_GW, IPIP, VXLAN, WIREGUARD
 from .cluster_ipv6 import ERROR, POD_CIDR6, PUBLIC_ADDRESS6, SUBNET6_VARIABLES, WARNING, Found, check_ipv6, is_given
 from .declared import (
     Problem,
@@ -53,6 +53,9 @@ SHARED = (
     "flannel_vxlan_learning",
     "flannel_vxlan_port",
     "flannel_vxlan_vni",
+    "flannel_wireguard_listen_port",
+    "flannel_wireguard_listen_port6",
+    "flannel_wireguard_mode",
 )
 # More members make every write slower and tolerate failures that do not happen (etcd's FAQ, "maximum cluster size").
 MOST_ETCD_MEMBERS = 7
@@ -60,7 +63,8 @@ MOST_ETCD_MEMBERS = 7
 RESERVED = tuple(map(ipaddress.IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")))
 
 # Variables of the overlay's backend, and those that tell its interface with the option of module overlay_network.
-_DIRECT_ROUTING, _PUBLIC_ADDRESS, _VXLAN_PREFIX = "flannel_direct_routing", "flannel_public_address", "flannel_vxlan_"
+_DIRECT_ROUTING, _PUBLIC_ADDRESS = "flannel_direct_routing", "flannel_public_address"
+_PREFIXES = {VXLAN: "flannel_vxlan_", WIREGUARD: "flannel_wireguard_"}
 _OFF = ("false", "no", "off", "0")
 _UNDERLAY_VARIABLES = {
     "flannel_interface": "interface",
@@ -355,18 +359,20 @@ def _backend_options(cluster: Cluster) -> Found:
     kind = cluster.backend
     if not kind:
         return
-    for name in (_DIRECT_ROUTING, _PUBLIC_ADDRESS, PUBLIC_ADDRESS6):
-        for setting in cluster.settings.of(name) if kind == HOST_GW else ():
+    impossible = {HOST_GW: (_DIRECT_ROUTING, _PUBLIC_ADDRESS, PUBLIC_ADDRESS6), WIREGUARD: (_DIRECT_ROUTING,)}
+    for name in impossible.get(kind, ()):
+        for setting in cluster.settings.of(name):
             if is_given(setting) and str(setting.value).lower() not in _OFF:
                 yield (
                     ERROR,
-                    setting.problem("is not possible with flannel_backend_type host-gw; use vxlan, or leave it out"),
+                    setting.problem(f"is not possible with flannel_backend_type {kind}; use vxlan, or leave it out"),
                 )
     for setting in cluster.settings.entries:
-        if setting.name.startswith(_VXLAN_PREFIX) and kind != VXLAN and setting.name in cluster.settings.options:
+        owner = next((name for name, prefix in _PREFIXES.items() if setting.name.startswith(prefix)), kind)
+        if owner != kind and setting.name in cluster.settings.options:
             yield (
                 WARNING,
-                setting.problem(f"is of backend vxlan, and flannel_backend_type is {kind}; nothing will read it"),
+                setting.problem(f"is of backend {owner}, and flannel_backend_type is {kind}; nothing will read it"),
             )
 
 

@@ -19,12 +19,13 @@ from .ip_version import IpVersion, version_of
 from .item import BaseItem, Item, Key
 
 # linux/neighbour.h NUD_PERMANENT, linux/rtnetlink.h RTPROT_KERNEL (the routes that the kernel keeps for addresses),
-# RTPROT_BOOT, RTPROT_RA (those for prefixes that a router announced), RT_TABLE_MAIN, RTN_UNICAST.
+# RTPROT_BOOT, RTPROT_RA (those for prefixes that a router announced), RT_TABLE_MAIN, RT_SCOPE_LINK, RTN_UNICAST.
 PERMANENT = 0x80
 PROTOCOL_KERNEL = 2
 PROTOCOL_BOOT = 3
 PROTOCOL_RA = 9
 TABLE_MAIN = 254
+SCOPE_LINK = 253
 TYPE_UNICAST = 1
 # An option of routes: which one it is of those that are found beside the first one with the same key.
 DUPLICATE = "duplicate"
@@ -296,7 +297,7 @@ def device_version(device: Device) -> IpVersion:
 
 def device_of(item: Item) -> str:
     """The device that an item is, or hangs on; "" for items without one."""
-    return str(item.name if isinstance(item, (VxlanDevice, IpipDevice)) else getattr(item, "device", ""))
+    return str(getattr(item, "device", "") or getattr(item, "name", ""))
 
 
 def _shown(options: Options) -> Tuple[str, ...]:

@@ -15,11 +15,13 @@ import ipaddress
 import json
 from typing import Any, ClassVar, Dict, Hashable, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
-from .backend import BACKENDS, IPIP, VNI_LIMIT, VNI_LIMIT6, VXLAN, refuse_foreign_options
+from .backend import IPIP
 from .errors import SpecError
 from .ip_version import IPV4, IPV6, VERSIONS, IpVersion
 from .item import BaseItem
+from .lease_backend import parse_lease_backend, without_psk
 from .parse import Address, Network, Section, unique
+from .wireguard import parse_public_key
 
 # Life of a lease: a key without etcd lease; one with an etcd lease; the same with less than half of its time left.
 PERMANENT, LEASED, ENDING = "permanent", "leased", "ending"
@@ -28,29 +30,12 @@ SHARED = "shared"
 # Length of a subnet where the network has room for four of them; how much longer than the network one is at least.
 _USUAL_SUBNET = {IPV4: 24, IPV6: 64}
 _SUBNET_EXTRA = 2
-# RFC 791: what every IPv4 host must accept. RFC 8200: without so much inside of VXLAN the kernel turns IPv6 off there.
-_SMALLEST_MTU, _SMALLEST_MTU6 = 576, 1280 + 70
 # Where no pods can be: what the IETF has reserved (with loopback in it), link-local, multicast (RFC 4291).
 _NO_POD_NETWORKS = tuple(map(ipaddress.IPv6Network, ("::/8", "fe80::/10", "ff00::/8")))
 # The renewal timer runs hourly with up to ten minutes of delay: half of the time to live must be longer than that.
 SHORTEST_TTL = 14400
 DEFAULT_TTL = 86400
 DEFAULT_PREFIX = "/coreos.com/network"
-# How an option of the backend is called in flannel's configuration, in the order in which it is written.
-BACKEND_KEYS = {
-    "type": "Type",
-    "vni": "VNI",
-    "port": "Port",
-    "mtu": "MTU",
-    "gbp": "GBP",
-    "learning": "Learning",
-    "direct_routing": "DirectRouting",
-}
-
-
-def compact(data: Mapping[str, Any]) -> str:
-    """JSON as Go's encoder writes it: no blanks, keys in the given order."""
-    return json.dumps(data, separators=(",", ":"))
 
 
 def vtep_mac(cluster: str, node: str, version: IpVersion = IPV4) -> str:
@@ -156,7 +141,10 @@ class FlannelConfig(BaseItem):
         pools = " and ".join(
             f"{pool.network} subnets /{pool.subnet_len} {pool.subnet_min} to {pool.subnet_max}" for pool in self.pools
         )
-        return f"flannel_config {pools} backend {self.backend}"
+        return f"flannel_config {pools} backend {without_psk(self.backend)}"
+
+    def to_dict(self) -> Dict[str, Any]:
+        return {**super().to_dict(), "backend": without_psk(self.backend)}
 
 
 class Half(NamedTuple):
@@ -170,8 +158,27 @@ class Half(NamedTuple):
     @property
     def mac(self) -> str:
         """The VTEP's MAC address; empty where the backend has none."""
+        return str(self._fields_of_data().get("VtepMAC", "")).lower()
+
+    @property
+    def public_key(self) -> str:
+        """WireGuard's; empty where the backend has none."""
+        return str(self._fields_of_data().get("PublicKey", ""))
+
+    @property
+    def listen_port(self) -> int:
+        """WireGuard's; 0 where the lease does not tell."""
+        port = self._fields_of_data().get("Port")
+        return port if isinstance(port, int) and not isinstance(port, bool) else 0
+
+    @property
+    def marks(self) -> Tuple[str, ...]:
+        """By what a node is known that has moved to another address."""
+        return tuple(mark for mark in (self.mac, self.public_key) if mark)
+
+    def _fields_of_data(self) -> Dict[str, Any]:
         data = json.loads(self.data) if self.data else None
-        return str(data.get("VtepMAC", "")).lower() if isinstance(data, dict) else ""
+        return data if isinstance(data, dict) else {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,11 +231,17 @@ class NodeHalf(NamedTuple):
     address: str
     mac: str
     subnet: Optional[str]
+    public_key: str = ""
+
+
+# Declared for each IP version apart.
+_HALF_FIELDS = ("address", "mac", "subnet")
 
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """A declared member of the overlay. ``address6`` is empty without an IPv6 half."""
+    """A declared member of the overlay. ``address6`` is empty without an IPv6 half. ``public_key`` is WireGuard's, one
+    for both halves, and empty where it is not known."""
 
     name: str
     address: str
@@ -237,11 +250,13 @@ class Node:
     address6: str = ""
     mac6: str = ""
     subnet6: Optional[str] = None
+    public_key: str = ""
 
     @property
     def halves(self) -> Tuple[NodeHalf, ...]:
-        half = NodeHalf(IPV4, self.address, self.mac, self.subnet)
-        return (half, NodeHalf(IPV6, self.address6, self.mac6, self.subnet6)) if self.address6 else (half,)
+        half = NodeHalf(IPV4, self.address, self.mac, self.subnet, self.public_key)
+        half6 = NodeHalf(IPV6, self.address6, self.mac6, self.subnet6, self.public_key)
+        return (half, half6) if self.address6 else (half,)
 
     def half(self, version: IpVersion) -> Optional[NodeHalf]:
         return next((half for half in self.halves if half.version is version), None)
@@ -293,7 +308,7 @@ def parse_config(section: Section) -> FlannelConfig:
     _refuse_half_declared(section)
     versions = [version for version in VERSIONS if version is IPV4 or section.get("network6", None) is not None]
     pools = [_parse_pool(section, version) for version in versions]
-    backend = _parse_backend(section.section("backend"), len(pools) > 1)
+    backend = parse_lease_backend(section.section("backend"), len(pools) > 1)
     section.finish()
     fields = {key: value for pool in pools for key, value in pool.fields.items()}
     config = FlannelConfig(backend=backend, **fields)
@@ -379,26 +394,6 @@ def _range_end(section: Section, key: str, network: Network, length: int, defaul
     return str(address)
 
 
-def _parse_backend(section: Section, dual: bool) -> str:
-    kind = section.text("type", choices=BACKENDS)
-    refuse_foreign_options(section, kind)
-    backend: Dict[str, Any] = {"Type": kind}
-    if kind == VXLAN:
-        backend["VNI"] = section.integer("vni", 1, VNI_LIMIT6 if dual else VNI_LIMIT)
-        backend["Port"] = section.integer("port", 1, 65535)
-    elif section.integer("mtu", 0, 65535, 0):
-        # Flannel knows no such key of another backend.
-        raise SpecError(section.at("mtu"), f"is no option of backend {kind} in etcd; it is each node's own affair")
-    smallest = _SMALLEST_MTU6 if dual else _SMALLEST_MTU
-    if section.integer("mtu", smallest, 65535, 0):
-        backend["MTU"] = section.integer("mtu", smallest, 65535)
-    for key in ("gbp", "learning", "direct_routing"):
-        if section.get(key, None) is not None and (kind == VXLAN or section.boolean(key)):
-            backend[BACKEND_KEYS[key]] = section.boolean(key)
-    section.finish()
-    return compact(backend)
-
-
 def parse_nodes(section: Section, config: Optional[FlannelConfig] = None) -> Tuple[Node, ...]:
     """``nodes: [{name, address, mac?, subnet?, address6?, mac6?, subnet6?}]`` and ``cluster_name``; with ``config``
     checked against that too."""
@@ -406,7 +401,7 @@ def parse_nodes(section: Section, config: Optional[FlannelConfig] = None) -> Tup
     pools = {pool.version: pool for pool in config.pools} if config is not None else {}
     nodes = tuple(_parse_node(entry, cluster, pools) for entry in section.sections("nodes"))
     # No two devices of a cluster have the same MAC address, whichever IP version they are for.
-    for what in (("name",), ("address",), ("address6",), ("mac", "mac6"), ("subnet",), ("subnet6",)):
+    for what in (("name",), ("address",), ("address6",), ("mac", "mac6"), ("subnet",), ("subnet6",), ("public_key",)):
         values = {f"nodes[{index}].{key}": getattr(node, key) for index, node in enumerate(nodes) for key in what}
         unique({path: value for path, value in values.items() if value}, what[0])
     return nodes
@@ -422,19 +417,21 @@ def _parse_node(section: Section, cluster: str, pools: Mapping[IpVersion, Pool])
             half = _parse_half(section, version, vtep_mac(cluster, name, version), name)
             _check_half(half, section, pools.get(version))
             if version in pools or not pools:
-                fields.update({f"{field}{version.suffix}": getattr(half, field) for field in NodeHalf._fields[1:]})
+                fields.update({f"{field}{version.suffix}": getattr(half, field) for field in _HALF_FIELDS})
+    if _is_given(section, "public_key"):
+        fields["public_key"] = parse_public_key(section.get("public_key"), section.at("public_key"))
     section.finish()
     return Node(name, **fields)
 
 
 def _has_half(section: Section, version: IpVersion) -> bool:
-    keys: List[str] = [f"{field}{version.suffix}" for field in NodeHalf._fields[1:]]
+    keys: List[str] = [f"{field}{version.suffix}" for field in _HALF_FIELDS]
     # Asking for each marks it as known.
     return any([_is_given(section, key) for key in keys])
 
 
 def _parse_half(section: Section, version: IpVersion, default_mac: str, name: str) -> NodeHalf:
-    address_key, mac_key, subnet_key = (f"{field}{version.suffix}" for field in NodeHalf._fields[1:])
+    address_key, mac_key, subnet_key = (f"{field}{version.suffix}" for field in _HALF_FIELDS)
     if version is IPV6 and not _is_given(section, address_key):
         raise SpecError(
             section.at(address_key),
@@ -447,7 +444,7 @@ def _parse_half(section: Section, version: IpVersion, default_mac: str, name: st
 
 
 def _check_half(half: NodeHalf, section: Section, pool: Optional[Pool]) -> None:
-    address_key, mac_key, subnet_key = (f"{field}{half.version.suffix}" for field in NodeHalf._fields[1:])
+    address_key, mac_key, subnet_key = (f"{field}{half.version.suffix}" for field in _HALF_FIELDS)
     address = ipaddress.ip_address(half.address)
     (low, high), (hole_low, hole_high) = half.version.hosts, half.version.hole
     mapped = getattr(address, "ipv4_mapped", None) is not None

@@ -13,22 +13,22 @@ import json
 import re
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from .backend import VXLAN
+from .backend import VXLAN, WIREGUARD
 from .errors import ReadError
 from .ip_version import IPV4, IPV6, VERSIONS, IpVersion
 from .lease import (
-    BACKEND_KEYS,
     FlannelConfig,
     Half,
     Lease,
     NodeHalf,
     Pool,
-    compact,
     default_range,
     default_subnet_len,
     lease_of,
 )
+from .lease_backend import BACKEND_KEYS, compact
 from .parse import Network
+from .wireguard import SEPARATE, WIREGUARD_PORT, WIREGUARD_PORT6
 
 _SUBNET = re.compile(r"(\d+\.\d+\.\d+\.\d+)-(\d+)(?:&([0-9a-f:]+)-(\d+))?")
 # What the network and the length, the first and the last of its subnets are called, and what switches them on.
@@ -42,7 +42,7 @@ _MANAGED = (*_POOL_KEYS[IPV4], *_POOL_KEYS[IPV6], *_SWITCHES.values(), "Backend"
 _LEASE_KEYS = {IPV4: ("PublicIP", "BackendData"), IPV6: ("PublicIPv6", "BackendV6Data")}
 
 
-_DATA_KEYS = {"vni": "VNI", "vtepmac": "VtepMAC"}
+_DATA_KEYS = {"vni": "VNI", "vtepmac": "VtepMAC", "publickey": "PublicKey", "port": "Port"}
 # What Go's net.ParseMAC takes besides the form with colons.
 _OTHER_MAC = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2}){5}|[0-9a-f]{4}(\.[0-9a-f]{4}){2}")
 _NETWORKS: Dict[IpVersion, Any] = {IPV4: ipaddress.IPv4Network, IPV6: ipaddress.IPv6Network}
@@ -133,10 +133,18 @@ def encode_lease(lease: Lease) -> str:
     if lease.backend_type:
         value["BackendType"] = lease.backend_type
     if lease.data:
-        value["BackendData"] = json.loads(lease.data)
+        value["BackendData"] = _as_written(lease.data)
     if lease.data6:
-        value["BackendV6Data"] = json.loads(lease.data6)
+        value["BackendV6Data"] = _as_written(lease.data6)
     return compact(value)
+
+
+def _as_written(data: str) -> Any:
+    """In flannel's order, which for WireGuard has the key first."""
+    value = json.loads(data)
+    if isinstance(value, dict) and "PublicKey" in value:
+        return {"PublicKey": value["PublicKey"], **value}
+    return value
 
 
 def decode_lease(name: str, text: str, life: str) -> Optional[Lease]:
@@ -209,7 +217,23 @@ def _canonical_mac(text: str) -> str:
 def backend_data(config: FlannelConfig, half: NodeHalf) -> str:
     """What a lease says about the device of one half of a node, for the others to reach it; "" where there is none."""
     backend = json.loads(config.backend)
+    if config.backend_type == WIREGUARD:
+        return wireguard_data(half.public_key, _port(backend, half.version))
     return vxlan_data(backend["VNI"], half.mac) if config.backend_type == VXLAN else ""
+
+
+def _port(backend: Mapping[str, Any], version: IpVersion) -> int:
+    """The port that the device of an IP version listens on, which with one device for both is that of IPv4. (There
+    flannel itself tells the port of the device that it does not have.)"""
+    separate = str(backend.get("Mode") or SEPARATE) == SEPARATE
+    if version is IPV6 and separate:
+        return int(backend.get("ListenPortV6") or WIREGUARD_PORT6)
+    return int(backend.get("ListenPort") or WIREGUARD_PORT)
+
+
+def wireguard_data(public_key: str, port: int) -> str:
+    """The backend data of a lease of backend wireguard."""
+    return compact({"Port": port, "PublicKey": public_key})
 
 
 def vxlan_data(vni: int, mac: str) -> str:

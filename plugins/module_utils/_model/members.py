@@ -1,7 +1,7 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
 """The nodes of an overlay as declared: each with its underlay address, its pod subnet and, where the backend's device
-has one, its MAC address, for each IP version that it has.
+has one, its MAC address or its public key, for each IP version that it has.
 
 A cluster has thousands of them, and every run reads all. An entry in the usual form is taken at one go; any other is
 read field by field, which either names what is wrong with it or comes to the same.
@@ -17,17 +17,20 @@ from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Seq
 from .errors import SpecError
 from .ip_version import IPV4, VERSIONS, IpVersion, address_text
 from .parse import NODE_NAME, Address, Network, Section, unique
+from .wireguard import parse_public_key
 
 # How much longer than the network a node's subnet is at least, as in flannel's etcd manager.
 SUBNET_EXTRA = 2
 _FIELDS = ("address", "subnet", "mac")
-_KEYS = frozenset({"name", "backend_type", "ttl", *(field + each.suffix for each in VERSIONS for field in _FIELDS)})
+_KEY_FIELDS = ("public_key", "listen_port")
+_OF_VERSIONS = [field + each.suffix for each in VERSIONS for field in (*_FIELDS, *_KEY_FIELDS)]
+_KEYS = frozenset({"name", "backend_type", "ttl", *_OF_VERSIONS})
 _UNICAST_MAC = re.compile(r"(?!00:00:00:00:00:00)[0-9a-f][02468ace](:[0-9a-f]{2}){5}")
 
 
 class Member(NamedTuple):
     """A node of the overlay in one IP version: its underlay address, its pod subnet, the MAC address of its device (""
-    where the backend has none).
+    where the backend has none). With WireGuard it has a public key and a port, 0 for the usual one.
 
     ``name`` is None for a peer that is known by its lease only. ``first`` and ``last`` are the subnet's addresses as
     numbers.
@@ -39,6 +42,8 @@ class Member(NamedTuple):
     mac: str
     first: int
     last: int
+    public_key: str = ""
+    listen_port: int = 0
 
     @property
     def gateway(self) -> str:
@@ -49,14 +54,16 @@ class Member(NamedTuple):
 class MemberReader:
     """Reads the half of each entry that a pod network of one IP version asks for.
 
-    Without ``with_mac`` MAC addresses are neither needed nor looked at.
+    Without ``with_mac`` MAC addresses are neither needed nor looked at, and without ``with_key`` WireGuard's public
+    keys are not.
     """
 
-    def __init__(self, network: Network, with_mac: bool = True) -> None:
+    def __init__(self, network: Network, with_mac: bool = True, with_key: bool = False) -> None:
         self.version: IpVersion = VERSIONS[network.version == 6]
         self.network = network
-        self.with_mac = with_mac
+        self.with_mac, self.with_key = with_mac, with_key
         self.address, self.subnet, self.mac = (field + self.version.suffix for field in _FIELDS)
+        self.public_key, self.listen_port = (field + self.version.suffix for field in _KEY_FIELDS)
         self._others = [field + each.suffix for each in VERSIONS if each != self.version for field in _FIELDS]
         self._first, self._last = int(network.network_address), int(network.broadcast_address)
         self._lengths = range(network.prefixlen + SUBNET_EXTRA, self.version.subnet_limit + 1)
@@ -69,13 +76,13 @@ class MemberReader:
 
     def read(self, section: Section, named: bool = True) -> Member:
         """``named``: whether the entry must have a name. Raises SpecError naming the field."""
-        return self._usual(section.data, named) or self._careful(section, named)
+        return (None if self.with_key else self._usual(section.data, named)) or self._careful(section, named)
 
     def read_listed(self, listed: Mapping[str, Any]) -> Dict[str, Member]:
         """The halves that there are of entries, which need no name, by the same paths. Raises SpecError."""
         members: Dict[str, Member] = {}
         for path, entry in listed.items():
-            member = self._usual(entry, False)
+            member = None if self.with_key else self._usual(entry, False)
             if member is None:
                 section = Section(entry, path)
                 if not self.concerns(section):
@@ -116,20 +123,28 @@ class MemberReader:
             and low <= number <= high
             and not hole_low <= number <= hole_high
         )
-        return tuple.__new__(Member, (name, address, subnet, mac, first, first + rest)) if usual else None
+        return tuple.__new__(Member, (name, address, subnet, mac, first, first + rest, "", 0)) if usual else None
 
     def _careful(self, section: Section, named: bool) -> Member:
-        for key in ("backend_type", "ttl", self.mac, *self._others):
+        unused = [field + each.suffix for each in VERSIONS for field in _KEY_FIELDS]
+        for key in ("backend_type", "ttl", self.mac, *self._others, *unused):
             section.get(key, None)
         has_name = named or section.get("name", None) is not None
         name = section.node_name("name") if has_name else None
         address, subnet = section.address(self.address), section.network(self.subnet)
         mac = self._mac(section) if self.with_mac else ""
+        key, port = self._key(section) if self.with_key else ("", 0)
         section.finish()
         self._check_address(address, section.at(self.address))
         self._check_subnet(subnet, section.at(self.subnet))
         first, last = int(subnet.network_address), int(subnet.broadcast_address)
-        return Member(name, str(address), str(subnet), mac, first, last)
+        return Member(name, str(address), str(subnet), mac, first, last, key, port)
+
+    def _key(self, section: Section) -> Tuple[str, int]:
+        """A node may have one key for both IP versions, as flannel's nodes do."""
+        field = self.public_key if section.get(self.public_key, None) is not None else "public_key"
+        key = parse_public_key(section.get(field), section.at(field))
+        return key, section.integer(self.listen_port, 0, 65535, 0)
 
     def _mac(self, section: Section) -> str:
         mac = section.mac(self.mac)
@@ -193,13 +208,13 @@ def of_backend(entry: Any, backend_type: str) -> bool:
 
 
 def unusable(
-    entries: Sequence[Mapping[str, Any]], networks: Iterable[Network], with_mac: bool = True
+    entries: Sequence[Mapping[str, Any]], networks: Iterable[Network], with_mac: bool = True, with_key: bool = False
 ) -> Dict[int, str]:
     """Index and reason of each entry without a name that could not be a peer beside the others.
 
     ``entries`` are those of ``peers``. Entries with a name are taken as they are, and come before all others.
     """
-    readers = [(MemberReader(network, with_mac), _Taken()) for network in networks]
+    readers = [(MemberReader(network, with_mac, with_key), _Taken()) for network in networks]
     problems: Dict[int, str] = {}
     for index in sorted(range(len(entries)), key=lambda index: entries[index].get("name") is None):
         section, named = Section(entries[index]), entries[index].get("name") is not None
@@ -226,11 +241,12 @@ class _Taken:
         self._subnets: List[Tuple[int, int]] = []
 
     def add(self, member: Member) -> None:
-        self._values |= {member.address, member.mac} - {""}
+        self._values |= {member.address, member.mac, member.public_key} - {""}
         bisect.insort(self._subnets, (member.first, member.last))
 
     def refuse(self, member: Member, reader: MemberReader) -> None:
-        for field, value in ((reader.address, member.address), (reader.mac, member.mac)):
+        values = (member.address, member.mac, member.public_key)
+        for field, value in zip((reader.address, reader.mac, reader.public_key), values):
             if value in self._values:
                 raise SpecError(field, f"{value} is also that of another lease")
         after = bisect.bisect_right(self._subnets, (member.last, 1 << 128))
@@ -240,11 +256,12 @@ class _Taken:
 
 def _check_members(members: Mapping[str, Member], reader: MemberReader) -> None:
     """``members`` come by their paths in the input, own entry first."""
-    names, addresses, subnets, macs, _firsts, _lasts = zip(*members.values())
+    names, addresses, subnets, macs, _firsts, _lasts, keys, _ports = zip(*members.values())
     for field, what, column in (
         ("name", "name", names),
         (reader.address, "address", addresses),
         (reader.mac, "MAC address", macs),
+        (reader.public_key, "public key", keys),
         (reader.subnet, "subnet", subnets),
     ):
         given = [value for value in column if value]

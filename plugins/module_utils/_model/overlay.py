@@ -12,9 +12,10 @@ import dataclasses
 import ipaddress
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from .backend import HOST_GW, IPIP, VNI_LIMIT6, VXLAN, Backend, overhead, parse_backend
+from .backend import HOST_GW, IPIP, VNI_LIMIT6, VXLAN, WIREGUARD, Backend, overhead, parse_backend
 from .datapath import (
     NO_DUPLICATE_DETECTION,
+    SCOPE_LINK,
     TABLE_MAIN,
     DeviceAddress,
     ForwardingEntry,
@@ -31,7 +32,9 @@ from .ip_version import IPV4, IPV6, VERSIONS, IpVersion
 from .item import Item, Key
 from .members import Member, MemberReader, of_backend, parse_members, require_version
 from .parse import Address, Network, Section
+from .secret import NO_SECRET, Secret
 from .underlay import Rules, Underlay, parse_rules
+from .wireguard import SEPARATE, Half, WireguardDevice, wireguard_peers
 
 DEFAULT_NETWORK = ipaddress.IPv4Network("10.244.0.0/16")
 SUBNET_ENV = "/run/flannel/subnet.env"
@@ -84,7 +87,7 @@ def parse_overlay(document: Any) -> Overlay:
     listed = {path: entry for path, entry in entries.items() if of_backend(entry, backend.type)}
     families = []
     for network in networks:
-        reader = MemberReader(network, backend.has_mac)
+        reader = MemberReader(network, backend.has_mac, backend.type == WIREGUARD)
         version = reader.version
         _check_backend(section, backend, version)
         node, peers = parse_members(own, listed, reader)
@@ -98,6 +101,7 @@ def parse_overlay(document: Any) -> Overlay:
     )
     _ignore_undeclared(section)
     section.finish()
+    _check_devices(overlay)
     for family in overlay.families:
         _check_public_address(backend, family)
     return overlay
@@ -131,6 +135,17 @@ def _check_backend(section: Section, backend: Backend, version: IpVersion) -> No
     if backend.type == VXLAN and backend.vni > VNI_LIMIT6:
         name = backend.device(version)
         raise SpecError("backend.vni", f"must be at most {VNI_LIMIT6} with network6, for {name} is no name of a device")
+
+
+def _check_devices(overlay: Overlay) -> None:
+    backend = overlay.backend
+    if backend.type != WIREGUARD or len(overlay.families) < 2:
+        return
+    if backend.mode == SEPARATE and backend.listen_port == backend.listen_port6:
+        raise SpecError("backend.listen_port6", f"must not be {backend.listen_port}, the port of the device for IPv4")
+    keys = [family.node.public_key for family in overlay.families]
+    if backend.mode != SEPARATE and keys[0] != keys[1]:
+        raise SpecError("node.public_key6", "must be that of IPv4: there is one device for both with this mode")
 
 
 def _ignore_undeclared(section: Section) -> None:
@@ -201,17 +216,49 @@ def nexthop_id(member: Member, network: Network) -> int:
 
 
 def wanted_items(
-    overlay: Overlay, underlays: Sequence[Underlay], accept_ra: Optional[int], with_nexthops: bool
+    overlay: Overlay,
+    underlays: Sequence[Underlay],
+    accept_ra: Optional[int],
+    with_nexthops: bool,
+    private_key: Secret = NO_SECRET,
 ) -> Iterator[Item]:
     """Everything that flannel's backend keeps on this node, and the file about it. ``underlays`` are those of the
     families. ``accept_ra`` is 0, or None where that sysctl is beyond reach. ``with_nexthops`` sends routes through
-    nexthop objects, which flannel does not: to packets it is the same."""
+    nexthop objects, which flannel does not: to packets it is the same. ``private_key`` is WireGuard's."""
     for family, underlay in zip(overlay.families, underlays):
         yield from _device_items(overlay.backend, family, underlay, accept_ra)
-        yield from _peer_items(overlay.backend, family, underlay, with_nexthops)
+        if overlay.backend.type == WIREGUARD:
+            # The whole network: the device knows which peer has what of it.
+            scope = SCOPE_LINK if family.version is IPV4 else 0
+            route = Route(str(family.network), "", family.device, onlink=False, scope=scope)
+            yield route._replace(metric=family.version.metric)
+        else:
+            yield from _peer_items(overlay.backend, family, underlay, with_nexthops)
+    if overlay.backend.type == WIREGUARD:
+        yield from _wireguard_devices(overlay, underlays, private_key)
+        yield from declared_peers(overlay)
     if overlay.subnet_env is not None:
         mtu = pods_mtu(overlay.backend, overlay.families, underlays)
         yield File(overlay.subnet_env.path, subnet_env_text(overlay.families, overlay.subnet_env, mtu))
+
+
+def _wireguard_devices(overlay: Overlay, underlays: Sequence[Underlay], private_key: Secret) -> Iterator[Item]:
+    """A device for both families carries what the smaller one of them does."""
+    mtu, backend = pods_mtu(overlay.backend, overlay.families, underlays), overlay.backend
+    for device, key in {family.device: family.node.public_key for family in overlay.families}.items():
+        yield WireguardDevice(device, key, backend.port_of(device), mtu, private_key=private_key)
+
+
+def declared_peers(overlay: Overlay) -> Iterator[Item]:
+    """The peers of the WireGuard devices."""
+    backend, addresses = overlay.backend, {each.version.number: each.node.address for each in overlay.families}
+    halves = [
+        Half(family.device, peer.public_key, family.version.number, peer.address, peer.listen_port, peer.subnet)
+        for family in overlay.families
+        for peer in family.peers
+    ]
+    ports = {device: backend.port_of(device) for device in backend.devices}
+    yield from wireguard_peers(halves, addresses, backend.mode, ports, backend.keepalive, backend.psk)
 
 
 def _device_items(backend: Backend, family: Family, underlay: Underlay, accept_ra: Optional[int]) -> Iterator[Item]:

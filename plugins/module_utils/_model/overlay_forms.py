@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Mapping, Optional
 
-from .backend import HOST_GW, overhead
+from .backend import HOST_GW, WIREGUARD, overhead
 from .datapath import (
     NO_DUPLICATE_DETECTION,
+    SCOPE_LINK,
     Device,
     DeviceAddress,
     ForwardingEntry,
@@ -23,6 +24,7 @@ from .datapath import (
 )
 from .ip_version import version_of
 from .item import Item, State
+from .wireguard import WIREGUARD_DEVICE6, WIREGUARD_OVERHEAD, WireguardDevice, WireguardPeer, split_endpoint
 
 
 def joined(earlier: Optional[Mapping[str, Any]], declared: Mapping[str, Any]) -> Dict[str, Any]:
@@ -37,7 +39,10 @@ def joined(earlier: Optional[Mapping[str, Any]], declared: Mapping[str, Any]) ->
 
 
 def described(state: State) -> Dict[str, Any]:
-    """Names, and which halves belong to one peer, are left out: the kernel does not know."""
+    """Names, and which halves belong to one peer, are left out: the kernel does not know. So are private and preshared
+    keys, which no result shows."""
+    if any(isinstance(item, WireguardDevice) for item in state.values()):
+        return _described_wireguard(state)
     devices = {item.name: item for item in state.values() if isinstance(item, (VxlanDevice, IpipDevice))}
     routes = [item for item in state.values() if isinstance(item, Route)]
     peers = _described_peers(state, devices)
@@ -56,6 +61,35 @@ def described(state: State) -> Dict[str, Any]:
         backend["direct_routing"] = True
     found = {"backend": backend, "node": node, "peers": peers}
     return {"interface": first.link, **found} if isinstance(first, VxlanDevice) else found
+
+
+def _described_wireguard(state: State) -> Dict[str, Any]:
+    """A mode is not told: one device may be for both IP versions, or there may be no more than one version."""
+    devices = [item for item in state.values() if isinstance(item, WireguardDevice)]
+    backend: Dict[str, Any] = {"type": WIREGUARD, "mtu": min(device.mtu for device in devices) + WIREGUARD_OVERHEAD}
+    node: Dict[str, Any] = {
+        "device_addresses": [item.address for item in state.values() if isinstance(item, DeviceAddress)]
+    }
+    for device in devices:
+        suffix = "6" if device.name == WIREGUARD_DEVICE6 else ""
+        backend[f"listen_port{suffix}"] = device.listen_port
+        node[f"public_key{suffix}"] = device.public_key
+    peers: List[Dict[str, Any]] = []
+    for peer in state.values():
+        if isinstance(peer, WireguardPeer):
+            peers.append(
+                {**_described_endpoint(peer), **{f"subnet{version_of(n).suffix}": n for n in peer.allowed_ips}}
+            )
+            backend["keepalive"] = peer.keepalive
+    return {"backend": backend, "node": node, "peers": peers}
+
+
+def _described_endpoint(peer: WireguardPeer) -> Dict[str, Any]:
+    if not peer.endpoint:
+        return {"public_key": peer.public_key}
+    address, port = split_endpoint(peer.endpoint)
+    suffix = version_of(address).suffix
+    return {f"public_key{suffix}": peer.public_key, f"address{suffix}": address, f"listen_port{suffix}": port}
 
 
 def _described_backend(device: Device) -> Dict[str, Any]:
@@ -82,12 +116,18 @@ def _described_peers(state: State, devices: Mapping[str, Device]) -> List[Dict[s
     return peers
 
 
-def commands(item: Item) -> List[str]:
-    """Command lines that make the object; none for an object that is no part of the kernel's."""
+def commands(item: Item, key_file: str = "") -> List[str]:
+    """Command lines that make the object; none for an object that is no part of the kernel's. ``key_file`` stands for
+    WireGuard's private key, and a file of the same name with .psk for the preshared one: no command shows a key."""
     if isinstance(item, VxlanDevice):
         return _vxlan_commands(item)
     if isinstance(item, IpipDevice):
         return [f"ip link add {item.name} mtu {item.mtu} type ipip local {item.local} remote any"]
+    if isinstance(item, WireguardDevice):
+        made = f"ip link add {item.name} mtu {item.mtu} txqlen 0 type wireguard"
+        return [made, f"wg set {item.name} listen-port {item.listen_port} private-key {key_file}"]
+    if isinstance(item, WireguardPeer):
+        return [_peer_command(item, key_file)]
     if isinstance(item, DeviceAddress):
         without_detection = dict(item.options).get("flags") == NO_DUPLICATE_DETECTION
         return [f"ip address replace {item.address} dev {item.device}{' nodad' if without_detection else ''}"]
@@ -101,8 +141,15 @@ def commands(item: Item) -> List[str]:
         return [f"ip nexthop replace id {item.id} {_way(item.gateway, item.device, item.onlink)} proto boot"]
     if isinstance(item, Route):
         way = f"nhid {item.nexthop_id}" if item.nexthop_id else _way(item.gateway, item.device, item.onlink)
-        return [f"ip route replace {item.destination} {way} proto boot"]
+        scope = " scope link" if item.scope == SCOPE_LINK else ""
+        return [f"ip route replace {item.destination} {way} proto boot{scope}"]
     return []
+
+
+def _peer_command(item: WireguardPeer, key_file: str) -> str:
+    words = [f"wg set {item.device} peer {item.public_key} allowed-ips {','.join(item.allowed_ips)}"]
+    words += [f"endpoint {item.endpoint}", f"persistent-keepalive {item.keepalive}"]
+    return " ".join([*words, *([f"preshared-key {key_file}.psk"] if item.preshared_key else [])])
 
 
 def _vxlan_commands(item: VxlanDevice) -> List[str]:
@@ -115,4 +162,5 @@ def _vxlan_commands(item: VxlanDevice) -> List[str]:
 
 
 def _way(gateway: str, device: str, onlink: bool) -> str:
-    return " ".join([f"via {gateway}", *([f"dev {device}"] if device else []), *(["onlink"] if onlink else [])])
+    via = [f"via {gateway}"] if gateway else []
+    return " ".join([*via, *([f"dev {device}"] if device else []), *(["onlink"] if onlink else [])])

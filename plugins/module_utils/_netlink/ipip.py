@@ -74,13 +74,13 @@ def add_ipip(netlink: Rtnetlink, device: IpipDevice) -> None:
     netlink.change(NEW_LINK, CREATE | EXCLUSIVE, encode_link(attrs=attrs))
 
 
-def supported(netlink: Rtnetlink) -> bool:
-    """Whether the kernel has such devices; it loads its module when there is one.
+def supported(netlink: Rtnetlink, kind_name: str = KIND) -> bool:
+    """Whether the kernel has devices of this kind; it loads its module when there is one.
 
     Asks for a device with an impossible MTU: a kernel that knows the kind objects to the MTU, any other to the kind.
     Linux before 5.5 makes the device all the same; it is removed at once.
     """
-    kind = attribute(_IFLA_INFO_KIND, KIND.encode())
+    kind = attribute(_IFLA_INFO_KIND, kind_name.encode())
     body = _LINK_HEADER.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, _PROBE.encode() + b"\0")
     body += attribute(_IFLA_MTU, struct.pack("=I", 0xFFFFFFFF)) + attribute(_IFLA_LINKINFO, kind)
     try:

@@ -7,20 +7,20 @@ from __future__ import annotations
 import errno
 import itertools
 import socket
-from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, Optional, Sequence, Set, Tuple
 
-from .._model.backend import IPIP, IPIP_DEVICE, IPV6_PREFIX, VXLAN
-from .._model.datapath import DUPLICATE, Device, DeviceAddress, IpipDevice, LinkUp, Route, VxlanDevice
+from .._model.backend import IPIP, IPIP_DEVICE, IPV6_PREFIX, VXLAN, WIREGUARD
+from .._model.datapath import DUPLICATE, SCOPE_LINK, Device, DeviceAddress, IpipDevice, LinkUp, Route, VxlanDevice
 from .._model.errors import ApplyError, ReadError
 from .._model.ip_version import IPV4, IPV6, VERSIONS, IpVersion, version_of
 from .._model.item import Item, Key, State
+from .._model.wireguard import WIREGUARD_DEVICE, WIREGUARD_DEVICE6
 from .._plan.operation import ADD, DELETE, Operation
 from . import entries, ipip, links, lookup, nexthops, tables
+from .bulk import absent, apply_many, refusal
 from .messages import BULK, MessageEncoder
-from .rtnetlink import ABSENT, CREATE, EXCLUSIVE, REPLACE, Message, RefusedError, Rtnetlink, interface_index
+from .rtnetlink import CREATE, EXCLUSIVE, REPLACE, Message, RefusedError, Rtnetlink, interface_index
 
-# linux/rtnetlink.h RT_SCOPE_LINK
-_SCOPE_LINK = 253
 KINDS = ("vxlan", "ipip", "address", "link_up", "neighbor", "fdb", "nexthop", "route")
 
 
@@ -31,7 +31,7 @@ class OverlayAdapter:
     Left out is what the kernel itself put there: connected and multicast routes, IPv6 link-local addresses, neighbors
     and forwarding entries that are not permanent. So is what belongs to the IP version that a device is not for, and a
     link of one of these names that is not of the kind that flannel's device of this name is. ``with_accept_ra`` tells
-    whether that sysctl of VXLAN devices is looked at.
+    whether that sysctl of VXLAN devices is looked at. WireGuard devices and their peers have an adapter of their own.
     """
 
     def __init__(self, devices: Iterable[str], keys: Iterable[Key], with_accept_ra: bool) -> None:
@@ -64,13 +64,13 @@ class OverlayAdapter:
         with Rtnetlink() as netlink:
             for (bulk, _deleting), run in itertools.groupby(operations, _way_to_send):
                 if bulk:
-                    yield from _apply_many(netlink, run)
+                    yield from apply_many(netlink, run, MessageEncoder().message, _is_settled)
                     continue
                 for operation in run:
                     try:
                         self._carry_out(netlink, operation)
                     except (RefusedError, OSError) as error:
-                        raise _refusal(operation, error) from error
+                        raise refusal(operation, error) from error
                     yield operation
 
     def _read_devices(self, netlink: Rtnetlink, state: State) -> None:
@@ -80,9 +80,10 @@ class OverlayAdapter:
             link = links.read_link(netlink, name)
             if link is not None and links.kind_of(link) == _kind_of_name(name):
                 indexes[link["index"]] = name
-                versions.add(_version_of_name(name))
-                device = self._decode(link, name)
-                state[device.key] = device
+                versions.update(_versions_of_name(name))
+                if _kind_of_name(name) != WIREGUARD:
+                    device = self._decode(link, name)
+                    state[device.key] = device
                 self._read_device(netlink, link["index"], name, bool(link["flags"] & links.IFF_UP), state)
         if indexes or self._keys:
             names = dict(socket.if_nameindex())
@@ -97,16 +98,16 @@ class OverlayAdapter:
         return ipip.decode_ipip(link) if name == IPIP_DEVICE else links.decode_vxlan(link, self._with_accept_ra)
 
     def _read_device(self, netlink: Rtnetlink, index: int, name: str, up: bool, state: State) -> None:
-        version = _version_of_name(name)
-        for message in netlink.dump(entries.GET_ADDRESS, entries.address_request(index, version.family)):
-            found_index, _flags, address = entries.decode_address(message, name)
-            if found_index == index and address.scope != _SCOPE_LINK:
-                state[address.key] = address
+        for version in _versions_of_name(name):
+            for message in netlink.dump(entries.GET_ADDRESS, entries.address_request(index, version.family)):
+                found_index, _flags, address = entries.decode_address(message, name)
+                if found_index == index and address.scope != SCOPE_LINK:
+                    state[address.key] = address
+            if _kind_of_name(name) == VXLAN:
+                tables.read_neighbors(netlink, index, name, version, state)
+                tables.read_fdb(netlink, index, name, version, state)
         if up:
             state[LinkUp(name).key] = LinkUp(name)
-        if name != IPIP_DEVICE:
-            tables.read_neighbors(netlink, index, name, version, state)
-            tables.read_fdb(netlink, index, name, version, state)
 
     def _carry_out(self, netlink: Rtnetlink, operation: Operation) -> None:
         item = operation.item
@@ -149,11 +150,16 @@ def _is_one_of_several(operation: Operation) -> bool:
 
 
 def _kind_of_name(name: str) -> str:
+    if name in (WIREGUARD_DEVICE, WIREGUARD_DEVICE6):
+        return WIREGUARD
     return IPIP if name == IPIP_DEVICE else VXLAN
 
 
-def _version_of_name(name: str) -> IpVersion:
-    return IPV6 if name.startswith(IPV6_PREFIX) else IPV4
+def _versions_of_name(name: str) -> Tuple[IpVersion, ...]:
+    """A WireGuard device may be for both."""
+    if _kind_of_name(name) == WIREGUARD:
+        return VERSIONS
+    return (IPV6,) if name.startswith(IPV6_PREFIX) else (IPV4,)
 
 
 def _put_ipip(netlink: Rtnetlink, item: IpipDevice, new: bool) -> None:
@@ -174,7 +180,7 @@ def _delete(netlink: Rtnetlink, item: Item) -> None:
             body = entries.encode_address(item, interface_index(item.device))
             netlink.change(entries.DELETE_ADDRESS, 0, body)
     except (RefusedError, OSError) as error:
-        if not _absent(error):
+        if not absent(error):
             raise
 
 
@@ -186,7 +192,7 @@ def _set_down(netlink: Rtnetlink, device: str) -> None:
     found = [entries.decode_address(message, device) for message in netlink.dump(entries.GET_ADDRESS, request)]
     links.set_up(netlink, device, False)
     for found_index, _flags, address in reversed(found):
-        if found_index == index and address.scope != _SCOPE_LINK:
+        if found_index == index and address.scope != SCOPE_LINK:
             netlink.change(entries.NEW_ADDRESS, CREATE | REPLACE, entries.encode_address(address, index))
 
 
@@ -195,42 +201,10 @@ def _way_to_send(operation: Operation) -> Tuple[bool, bool]:
     return operation.item.kind in BULK, operation.action == DELETE
 
 
-def _apply_many(netlink: Rtnetlink, operations: Iterable[Operation]) -> Iterator[Operation]:
-    """Neighbors, forwarding entries, nexthop objects and routes, unacknowledged; a refusal names its object."""
-    encoder = MessageEncoder()
-    sent: List[Operation] = []
-    messages: List[Message] = []
-    refusal: Optional[Tuple[Operation, Exception]] = None
-    for operation in operations:
-        try:
-            messages.append(encoder.message(operation))
-            sent.append(operation)
-        except (RefusedError, OSError) as error:
-            if operation.action != DELETE or not _absent(error):
-                refusal = (operation, error)
-                break
-            # What hung on a device that is gone went with it.
-            yield operation
-    position = 0
-    for answers in netlink.change_many(messages):
-        failed: Optional[Tuple[Operation, Exception]] = None
-        for number, answer in enumerate(answers, position):
-            operation = sent[number]
-            if answer is None or _is_settled(netlink, operation, messages[number], answer):
-                yield operation
-            elif failed is None:
-                failed = (operation, answer)
-        position += len(answers)
-        if failed is not None:
-            raise _refusal(*failed) from failed[1]
-    if refusal is not None:
-        raise _refusal(*refusal) from refusal[1]
-
-
 def _is_settled(netlink: Rtnetlink, operation: Operation, message: Message, refusal: RefusedError) -> bool:
     """Whether a refused operation needs no more, or no longer."""
     if operation.action == DELETE:
-        return _absent(refusal)
+        return absent(refusal)
     return _is_put_with_a_way(netlink, operation, message, refusal)
 
 
@@ -254,12 +228,3 @@ def _is_put_with_a_way(netlink: Rtnetlink, operation: Operation, message: Messag
     except RefusedError:
         return False
     return True
-
-
-def _absent(error: Exception) -> bool:
-    return (error.code if isinstance(error, RefusedError) else getattr(error, "errno", None)) in ABSENT
-
-
-def _refusal(operation: Operation, error: Exception) -> ApplyError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return ApplyError(operation.item, f"cannot {operation.action}: {reason}")

@@ -58,10 +58,11 @@ class RefusedError(FairleadError):
 
 
 class Rtnetlink:
-    """Use as a context manager. Not to be shared between threads or over a fork."""
+    """Use as a context manager. Not to be shared between threads or over a fork. ``bus`` is the protocol number of
+    another of the kernel's netlink services."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    def __init__(self, bus: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, bus)
         try:
             self._prepare()
         except BaseException:

@@ -9,13 +9,14 @@ import socket
 import struct
 from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
-from .._model.backend import HOST_GW, IPIP, VXLAN, Backend
+from .._model.backend import HOST_GW, IPIP, VXLAN, WIREGUARD, Backend
 from .._model.datapath import TABLE_MAIN, TYPE_UNICAST, DeviceAddress, Route
 from .._model.errors import PrerequisiteError
 from .._model.ip_version import IPV4, IPV6, VERSIONS, IpVersion
 from .._model.overlay import Family
 from .._model.parse import Network
 from .._model.underlay import Interface, Path, Underlay, choose, require_direct
+from .._model.wireguard import NO_WIREGUARD
 from . import entries, ipip
 from .links import GET_LINK, IFF_UP, data_of, has_group_policy, kind_of, local_of, read_link, read_links
 from .rtnetlink import HEADER, RefusedError, Rtnetlink, attributes
@@ -149,7 +150,7 @@ def require_free(netlink: Rtnetlink, backend: Backend, family: Family, ours: Lis
     if backend.type == VXLAN:
         _require_free_vni(netlink, backend, family.version, ours)
     elif link is None:
-        require_ipip(netlink)
+        require_kind(netlink, backend)
 
 
 def _require_ipv6() -> None:
@@ -187,8 +188,11 @@ def _require_free_vni(netlink: Rtnetlink, backend: Backend, version: IpVersion, 
             )
 
 
-def require_ipip(netlink: Rtnetlink) -> None:
-    if not ipip.supported(netlink):
+def require_kind(netlink: Rtnetlink, backend: Backend) -> None:
+    """Devices of a kind that not every kernel has. Raises PrerequisiteError."""
+    if backend.type == WIREGUARD and not ipip.supported(netlink, WIREGUARD):
+        raise PrerequisiteError(NO_WIREGUARD)
+    if backend.type == IPIP and not ipip.supported(netlink):
         raise PrerequisiteError(
             "backend.type: this node's kernel has no ipip (CONFIG_NET_IPIP, module ipip); install a kernel that has "
             "it, or use vxlan or host-gw"

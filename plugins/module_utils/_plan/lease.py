@@ -96,21 +96,23 @@ def leases_of(have: State) -> List[Lease]:
 
 
 def claim(leases: Iterable[Lease], nodes: Iterable[Node]) -> Dict[str, List[Lease]]:
-    """Which leases belong to which declared node: by MAC address, and where no node has that, by address.
+    """Which leases belong to which declared node: by MAC address or public key, and where no node has that, by address.
 
-    The MAC address comes first because it stays the same when a node moves to another address.
+    These come first because they stay the same when a node moves to another address.
     """
     nodes = list(nodes)
-    by_mac = {half.mac: node.name for node in nodes for half in node.halves}
+    by_mark = {
+        mark: node.name for node in nodes for half in node.halves for mark in (half.mac, half.public_key) if mark
+    }
     by_address = {half.address: node.name for node in nodes for half in node.halves}
     found: Dict[str, List[Lease]] = {node.name: [] for node in nodes}
     behind: Dict[str, List[Lease]] = {node.name: [] for node in nodes}
     for lease in leases:
         halves = lease.halves
-        of_mac = [by_mac[half.mac] for half in halves if half.mac and half.mac in by_mac]
+        of_mark = [by_mark[mark] for half in halves for mark in half.marks if mark in by_mark]
         of_address = [by_address[half.address] for half in halves if half.address in by_address]
-        if of_mac:
-            found[of_mac[0]].append(lease)
+        if of_mark:
+            found[of_mark[0]].append(lease)
         elif of_address:
             behind[of_address[0]].append(lease)
     return {name: found[name] + behind[name] for name in found}

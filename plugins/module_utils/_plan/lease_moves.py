@@ -61,7 +61,7 @@ def in_batches(operations: Sequence[Operation], size: int) -> Iterator[List[Oper
 def _marks(operation: Operation) -> List[str]:
     """By what leases of one node are known."""
     halves = operation.item.halves if isinstance(operation.item, Lease) else ()
-    return [mark for half in halves for mark in (half.mac, half.address) if mark]
+    return [mark for half in halves for mark in (*half.marks, half.address) if mark]
 
 
 def _spans(operations: Sequence[Operation]) -> Iterator[List[Tuple[int, int, int]]]:

@@ -53,6 +53,7 @@ def conflicts(have: State, nodes: Iterable[Node]) -> List[Conflict]:
         # A node may tell of its IPv6 address without having an IPv6 subnet.
         found += _same([(getattr(lease, f"address{version.suffix}"), lease) for lease in leases], _ADDRESSES[version])
         found += _same([(half.mac, lease) for half, lease in here], f"{_MACS[version]}MAC address")
+        found += _same([(half.public_key, lease) for half, lease in here], "public key")
         found += _overlaps((ipaddress.ip_network(half.subnet), lease) for half, lease in here)
     return found
 

@@ -8,6 +8,9 @@ forwarding entry of the new address, so that the peer stays reachable throughout
 from a plain one to one through a nexthop object and back. Removals come afterwards and take the
 route first: what is no longer carried must not be routed either.
 
+A WireGuard device changes in place, its key too. A peer with a new key is added before the old one is removed: the
+kernel hands its subnet over in one step. Other peers are never named, so they lose nothing.
+
 The same order makes a change of the way there, between a device of ours and the underlay (direct routing, another
 backend), one step for each peer: what carries the new way is there, then the route or its nexthop object is
 replaced, then what carried the old way goes. Until a peer has made the same change, its packets come by the old way:
@@ -38,11 +41,14 @@ from .._model.errors import PrerequisiteError
 from .._model.ip_version import IPV6, version_of
 from .._model.item import Item, Key, State, same, state_of
 from .._model.parse import Network
+from .._model.wireguard import WireguardDevice
 from .operation import ADD, DELETE, REPLACE, Operation, outcome_of
 
 _CONNECTED = (PROTOCOL_KERNEL, PROTOCOL_RA)
-_BUILD = ("vxlan", "ipip", "address", "link_up", "neighbor", "fdb", "moved neighbor", "nexthop", "route", "file")
-_REMOVE = ("file", "route", "nexthop", "neighbor", "fdb", "link_up", "address", "ipip", "vxlan")
+_DEVICES = ("vxlan", "ipip", "wireguard")
+_PEERS = ("wireguard_peer", "neighbor", "fdb", "moved neighbor", "nexthop")
+_BUILD = (*_DEVICES, "address", "link_up", *_PEERS, "route", "file")
+_REMOVE = ("file", "route", "nexthop", "neighbor", "fdb", "wireguard_peer", "link_up", "address", *_DEVICES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +140,7 @@ def _outdated(have: State, want: State, ours: Set[str]) -> List[Item]:
 
 
 def _devices(state: State) -> Set[str]:
-    return {item.name for item in state.values() if isinstance(item, (VxlanDevice, IpipDevice))}
+    return {item.name for item in state.values() if isinstance(item, (VxlanDevice, IpipDevice, WireguardDevice))}
 
 
 def _stays(name: str, have: State, want: State) -> bool:

@@ -104,6 +104,6 @@ def test_secret_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_options_of_all_roles_are_known() -> None:
     found = declared({"a": {}})
     assert found["options"]["flannel_vxlan_vni"] == {"type": "int", "choices": []}
-    assert found["options"]["flannel_backend_type"]["choices"] == ["vxlan", "host-gw", "ipip"]
+    assert found["options"]["flannel_backend_type"]["choices"] == ["vxlan", "host-gw", "ipip", "wireguard"]
     assert {"cluster_", "flannel_", "etcd_", "pki_", "cni_", "node_"} <= set(found["prefixes"])
     assert {"cluster_name", "cluster_pod_cidr", "cluster_service_cidr", "cluster_node_address"} <= set(found["options"])

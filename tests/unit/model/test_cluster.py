@@ -20,7 +20,7 @@ OPTIONS = {
     "cluster_pod_cidr": {"type": "str"},
     "cluster_pod_cidr6": {"type": "str"},
     "cluster_service_cidr": {"type": "str"},
-    "flannel_backend_type": {"type": "str", "choices": ["vxlan", "host-gw", "ipip"]},
+    "flannel_backend_type": {"type": "str", "choices": ["vxlan", "host-gw", "ipip", "wireguard"]},
     "flannel_direct_routing": {"type": "bool"},
     "flannel_etcd_prefix": {"type": "str"},
     "flannel_interface": {"type": "str"},
@@ -280,6 +280,16 @@ def test_place_stands_behind_the_item() -> None:
             "hosts.w1.flannel_public_address: is not possible with flannel_backend_type host-gw",
         ),
         (
+            {"flannel_backend_type": "wireguard", "flannel_direct_routing": True},
+            {},
+            "flannel_direct_routing: is not possible with flannel_backend_type wireguard",
+        ),
+        (
+            {"flannel_backend_type": "wireguard"},
+            {"w1": {"flannel_wireguard_listen_port": 5}},
+            "flannel_wireguard_listen_port: must be the same on all nodes",
+        ),
+        (
             {},
             {"w1": {"flannel_public_address": "w1.example.com"}},
             "hosts.w1.flannel_public_address: must be an IP address, not 'w1.example.com'",
@@ -288,7 +298,11 @@ def test_place_stands_behind_the_item() -> None:
         ({"flannel_interface": "much-too-long-a-name"}, {}, "flannel_interface: must be an interface name"),
         ({"flannel_interface_can_reach": "gateway"}, {}, "flannel_interface_can_reach: must be an IP address"),
         ({}, {"w1": {"flannel_direct_routing": True}}, "flannel_direct_routing: must be the same on all nodes"),
-        ({"flannel_backend_type": "udp"}, {}, "flannel_backend_type: must be one of vxlan, host-gw, ipip, not 'udp'"),
+        (
+            {"flannel_backend_type": "udp"},
+            {},
+            "flannel_backend_type: must be one of vxlan, host-gw, ipip, wireguard, not 'udp'",
+        ),
     ],
     ids=str,
 )

@@ -87,7 +87,7 @@ def test_backends_are_written_as_flannel_reads_them(backend: dict[str, Any], wri
 @pytest.mark.parametrize(
     ("backend", "message"),
     [
-        ({"type": "udp"}, "config.backend.type: must be one of vxlan, host-gw, ipip, not 'udp'"),
+        ({"type": "udp"}, "config.backend.type: must be one of vxlan, host-gw, ipip, wireguard, not 'udp'"),
         ({"type": "vxlan", "port": 8472}, "config.backend.vni: is required"),
         ({"type": "vxlan", "vni": 1}, "config.backend.port: is required"),
         ({"type": "host-gw", "vni": 1}, "config.backend.vni: is no option of backend host-gw; leave it out"),

@@ -1,0 +1,80 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Module wireguard_key. Where this kernel has no WireGuard, test_overlay_wireguard runs these tests in a guest."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.fairlead.cluster.plugins.module_utils._desired.wireguard_key import converge
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import PrerequisiteError, ReadError
+from tests.kernel.conftest import RunModule
+from tests.kernel.namespaces import Namespaces
+from tests.kernel.test_overlay_wireguard import has_wireguard, wireguard
+
+MODULE = "wireguard_key"
+__all__ = ["wireguard"]
+
+
+def public_key_in(path: Path) -> str:
+    return subprocess.run(["wg", "pubkey"], input=path.read_text(), capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.usefixtures("wireguard")
+def test_key_is_made_once_and_kept(run_module: RunModule, tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "key"
+    made = run_module(MODULE, {"path": str(path)}, diff=True)
+    assert made["changed"] and not made["predicted"]
+    assert made["public_key"] == public_key_in(path).strip()
+    assert path.stat().st_mode & 0o777 == 0o400
+    assert (path.stat().st_uid, path.stat().st_gid) == (0, 0)
+    assert path.read_text().strip() not in json.dumps(made)
+    text = path.read_text()
+    again, public_key = converge(str(path), True, False)
+    assert not again.changed and public_key == made["public_key"]
+    path.chmod(0o644)
+    repaired, public_key = converge(str(path), True, False)
+    assert repaired.changed and public_key == made["public_key"]
+    assert (path.stat().st_mode & 0o777, path.read_text()) == (0o400, text)
+
+
+@pytest.mark.usefixtures("wireguard")
+def test_check_mode_makes_nothing_and_says_so(run_module: RunModule, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    predicted = run_module(MODULE, {"path": str(path)}, check=True)
+    assert predicted["changed"] and predicted["predicted"] and len(predicted["public_key"]) == 44
+    assert not path.exists()
+    converge(str(path), True, False)
+    removal, public_key = converge(str(path), False, True)
+    assert removal.changed and path.exists() and public_key is None
+    assert converge(str(path), False, False)[0].changed and not path.exists()
+    assert not converge(str(path), False, False)[0].changed
+
+
+@pytest.mark.usefixtures("wireguard")
+def test_no_device_is_seen_and_no_namespace_is_left(tmp_path: Path) -> None:
+    links = os.listdir("/sys/class/net")
+    converge(str(tmp_path / "key"), True, False)
+    assert os.listdir("/sys/class/net") == links
+
+
+@pytest.mark.parametrize("content", ["", "no key\n", "AAAA\n"])
+def test_file_with_something_else_is_refused_and_kept(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text(content)
+    with pytest.raises(ReadError, match="key: holds no private key of WireGuard; restore it from a backup"):
+        converge(str(path), True, False)
+    assert path.read_text() == content
+
+
+def test_kernel_without_wireguard_gets_no_key(netns: Namespaces, tmp_path: Path) -> None:
+    if has_wireguard(netns("probe")):
+        pytest.skip("this kernel has WireGuard")
+    with pytest.raises(PrerequisiteError, match="this node's kernel has no wireguard"):
+        converge(str(tmp_path / "keys" / "key"), True, False)
+    assert not (tmp_path / "keys").exists()

@@ -1,0 +1,100 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Leases of backend wireguard, whose nodes tell their keys one after another, against an etcd in memory."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from ansible_collections.fairlead.cluster.plugins.module_utils._desired import overlay_lease
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import SpecError
+from tests.unit.etcd.fake_etcd import FakeEtcd
+from tests.unit.etcd.lease_store import PREFIX, document, etcd, key
+
+__all__ = ["etcd"]
+
+
+def public_key(number: int) -> str:
+    return base64.b64encode(bytes([number] * 32)).decode()
+
+
+PSK = public_key(99)
+
+
+def encrypted(own: int, known: dict[int, str], **changes: Any) -> dict[str, Any]:
+    """Nodes n1 to n3, those in ``known`` with their keys."""
+    made = document(f"n{own}", ["n1", "n2", "n3"], **changes)
+    made["config"] = {"network": "10.244.0.0/16", "backend": {"type": "wireguard", "psk": PSK}}
+    for number, node in enumerate(made["nodes"], 1):
+        if number in known:
+            node["public_key"] = known[number]
+    return made
+
+
+KEYS = {number: public_key(number) for number in (1, 2, 3)}
+
+
+def test_node_gets_its_lease_with_its_key(etcd: FakeEtcd) -> None:
+    first = overlay_lease.ensure(encrypted(1, {1: KEYS[1], 2: KEYS[2]}), check=False)
+    found = [(lease["name"], lease["public_key"], lease["listen_port"]) for lease in first.leases]
+    assert found == [("n1", KEYS[1], 51820), ("n2", KEYS[2], 51820)]
+    value = etcd.entries[key(1)].value
+    assert f'"BackendType":"wireguard","BackendData":{{"PublicKey":"{KEYS[1]}","Port":51820}}' in value
+    assert PSK not in str(first.outcome.operations[0]) and PSK not in json.dumps(first.leases)
+    assert json.loads(etcd.entries[f"{PREFIX}/config"].value)["Backend"]["PSK"] == PSK
+    second = overlay_lease.ensure(encrypted(3, {3: KEYS[3]}), check=False)
+    assert [lease["name"] for lease in second.leases] == ["n1", "n2", "n3"], "n1 and n2 were not part of that run"
+    assert not second.orphaned
+    assert not overlay_lease.ensure(encrypted(1, KEYS), check=False).outcome.changed
+
+
+def test_new_key_and_new_address_keep_the_subnet(etcd: FakeEtcd) -> None:
+    overlay_lease.ensure(encrypted(1, KEYS), check=False)
+    rekeyed = overlay_lease.ensure(encrypted(2, {**KEYS, 2: public_key(22)}), check=False)
+    assert [(lease["name"], lease["public_key"]) for lease in rekeyed.leases][1] == ("n2", public_key(22))
+    moved = encrypted(2, {**KEYS, 2: public_key(22)})
+    moved["nodes"][1]["address"] = "192.0.2.77"
+    after = overlay_lease.ensure(moved, check=False)
+    assert [(lease["name"], lease["address"], lease["subnet"]) for lease in after.leases][1] == (
+        "n2",
+        "192.0.2.77",
+        "10.244.2.0/24",
+    )
+
+
+def test_backend_change_keeps_subnets_and_waits_for_keys(etcd: FakeEtcd) -> None:
+    overlay_lease.ensure(document("n1", ["n1", "n2", "n3"]), check=False)
+    after = overlay_lease.ensure(encrypted(1, {1: KEYS[1], 2: KEYS[2]}), check=False)
+    assert [(lease["name"], lease["subnet"]) for lease in after.leases] == [
+        ("n1", "10.244.1.0/24"),
+        ("n2", "10.244.2.0/24"),
+    ]
+    assert '"BackendType":"vxlan"' in etcd.entries[key(3)].value
+
+
+def test_own_key_is_required(etcd: FakeEtcd) -> None:
+    with pytest.raises(SpecError, match=r"nodes\[0\].public_key: is required for n1, this node, with backend wire"):
+        overlay_lease.ensure(encrypted(1, {2: KEYS[2]}), check=False)
+    with pytest.raises(SpecError, match=r"nodes\[1\].public_key: public_key .* is also that of nodes\[0\].public_key"):
+        overlay_lease.ensure(encrypted(1, {1: KEYS[1], 2: KEYS[1]}), check=False)
+
+
+def test_lease_is_renewed_and_released_without_the_others(etcd: FakeEtcd) -> None:
+    own = encrypted(1, KEYS)
+    overlay_lease.ensure(own, check=False)
+    own["nodes"][0]["subnet"] = "10.244.1.0/24"
+    assert not overlay_lease.renew(own).changed
+    assert overlay_lease.release(encrypted(1, {}), check=False).changed
+    assert key(1) not in etcd.entries
+
+
+def test_lease_with_a_broken_key_is_left_out_with_a_warning(etcd: FakeEtcd) -> None:
+    overlay_lease.ensure(encrypted(1, {1: KEYS[1]}), check=False)
+    etcd.put(key(9), '{"PublicIP":"192.0.2.99","BackendType":"wireguard","BackendData":{"PublicKey":"x","Port":1}}')
+    ensured = overlay_lease.ensure(encrypted(1, {1: KEYS[1]}), check=False)
+    assert [lease["name"] for lease in ensured.leases] == ["n1"]
+    assert any("public_key: must be a WireGuard key" in warning for warning in ensured.warnings)
