@@ -11,9 +11,10 @@ when the old one went after it (pkg/lease of flannel; with its IPv6 on it ends i
 from __future__ import annotations
 
 import ipaddress
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from .._model.ip_version import VERSIONS
+from .._model.item import Item
 from .._model.lease import Lease
 from .operation import DELETE, Operation
 
@@ -21,7 +22,8 @@ from .operation import DELETE, Operation
 def in_groups(operations: Sequence[Operation]) -> List[List[Operation]]:
     """The same operations, in order of the first of each group. Those whose subnets overlap are in one group, and those
     that are about one node; deletions come first in it."""
-    if len({operation.action == DELETE for operation in operations}) < 2:
+    changes_hands = any(_marks_of(each.previous) - _marks_of(each.item) for each in operations)
+    if len({operation.action == DELETE for operation in operations}) < 2 and not changes_hands:
         return [[operation] for operation in operations]
     heads = list(range(len(operations)))
     for spans in _spans(operations):
@@ -58,10 +60,14 @@ def in_batches(operations: Sequence[Operation], size: int) -> Iterator[List[Oper
         yield batch
 
 
-def _marks(operation: Operation) -> List[str]:
-    """By what leases of one node are known."""
-    halves = operation.item.halves if isinstance(operation.item, Lease) else ()
-    return [mark for half in halves for mark in (*half.marks, half.address) if mark]
+def _marks(operation: Operation) -> Set[str]:
+    """By what leases of one node are known, and those of the node that a key is taken from."""
+    return _marks_of(operation.item) | _marks_of(operation.previous)
+
+
+def _marks_of(item: Optional[Item]) -> Set[str]:
+    halves = item.halves if isinstance(item, Lease) else ()
+    return {mark for half in halves for mark in (*half.marks, half.address) if mark}
 
 
 def _spans(operations: Sequence[Operation]) -> Iterator[List[Tuple[int, int, int]]]:

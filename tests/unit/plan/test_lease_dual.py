@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import SpecError
@@ -320,7 +320,7 @@ def stores(draw: st.DrawFn) -> State:
     return state_of(items)
 
 
-@settings(max_examples=500)
+@settings(max_examples=1000)
 @given(stores(), st.sampled_from(sorted(NODES)), st.sampled_from([0, 86400]), st.booleans())
 def test_any_store_converges_in_one_plan(have: State, node: str, ttl: int, dual: bool) -> None:
     wanted = spec(node, dual=dual, ttl=ttl)
@@ -347,8 +347,21 @@ def refuse_overlap(half: Half, others: list[Lease]) -> None:
     assert not any(mine.overlaps(network) for network in theirs)
 
 
-@settings(max_examples=500)
+HANDED_ON = state_of(
+    [
+        Lease("10.244.6.0/24", "192.0.2.14", "vxlan", '{"VNI":1,"VtepMAC":"66:3b:ef:92:63:92"}', PERMANENT),
+        Lease("10.244.0.0/22", "192.0.2.11", "vxlan", '{"VNI":1,"VtepMAC":"16:39:b1:ae:9f:89"}', PERMANENT),
+        Lease(
+            *("10.244.6.0/24", "192.0.2.12", "vxlan", '{"VNI":1,"VtepMAC":"16:39:b1:ae:9f:89"}', PERMANENT),
+            *("fd00::/62", "2001:db8::11", '{"VNI":1,"VtepMAC":"8e:a4:f2:09:30:8d"}'),
+        ),
+    ]
+)
+
+
+@settings(max_examples=1000)
 @given(stores(), st.booleans(), st.integers(1, 8))
+@example(HANDED_ON, False, 1)
 def test_nobody_sees_a_node_without_its_lease_or_an_overlap_that_comes_of_the_order(
     have: State, dual: bool, size: int
 ) -> None:
