@@ -290,6 +290,11 @@ def test_place_stands_behind_the_item() -> None:
             "flannel_wireguard_listen_port: must be the same on all nodes",
         ),
         (
+            {"flannel_backend_type": "wireguard"},
+            {"w1": {"flannel_wireguard_keepalive": 25}},
+            "flannel_wireguard_keepalive: must be the same on all nodes",
+        ),
+        (
             {},
             {"w1": {"flannel_public_address": "w1.example.com"}},
             "hosts.w1.flannel_public_address: must be an IP address, not 'w1.example.com'",
