@@ -113,7 +113,8 @@ def _with_known_keys(spec: LeaseSpec) -> LeaseSpec:
             f"nodes[{spec.nodes.index(spec.own)}].public_key",
             f"is required for {spec.node}, this node, with backend wireguard; module wireguard_key returns it",
         )
-    return dataclasses.replace(spec, nodes=tuple(node for node in spec.nodes if node.public_key))
+    known, waiting = (tuple(node for node in spec.nodes if bool(node.public_key) is told) for told in (True, False))
+    return dataclasses.replace(spec, nodes=known, waiting=waiting)
 
 
 def release(document: Mapping[str, Any], check: bool) -> Outcome:

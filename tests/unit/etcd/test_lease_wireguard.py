@@ -76,6 +76,18 @@ def test_backend_change_keeps_subnets_and_waits_for_keys(etcd: FakeEtcd) -> None
     assert '"BackendType":"vxlan"' in etcd.entries[key(3)].value
 
 
+def test_subnet_of_a_node_that_has_not_told_its_key_is_kept_for_it(etcd: FakeEtcd) -> None:
+    early, late = encrypted(2, {2: KEYS[2]}), encrypted(1, KEYS)
+    for declared in (early, late):
+        declared["nodes"][0]["subnet"] = "10.244.1.0/24"
+    assert [lease["subnet"] for lease in overlay_lease.ensure(early, check=False).leases] == ["10.244.2.0/24"]
+    after = overlay_lease.ensure(late, check=False)
+    assert [(lease["name"], lease["subnet"]) for lease in after.leases][:2] == [
+        ("n1", "10.244.1.0/24"),
+        ("n2", "10.244.2.0/24"),
+    ]
+
+
 def test_own_key_is_required(etcd: FakeEtcd) -> None:
     with pytest.raises(SpecError, match=r"nodes\[0\].public_key: is required for n1, this node, with backend wire"):
         overlay_lease.ensure(encrypted(1, {2: KEYS[2]}), check=False)
