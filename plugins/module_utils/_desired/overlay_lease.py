@@ -277,8 +277,8 @@ def _without(entry: Dict[str, Any], left_out: Optional[_LeftOut]) -> Dict[str, A
     if left_out is None:
         return entry
     # As with flannel, a lease whose IPv4 half is broken is not trusted in its other half.
-    gone = _entry(Half(left_out.version, "", "", ""))
-    return {} if left_out.whole else {key: value for key, value in entry.items() if key not in gone}
+    suffix = left_out.version.suffix
+    return {} if left_out.whole else {key: value for key, value in entry.items() if not key.endswith(suffix)}
 
 
 _STRANGE = (

@@ -110,3 +110,21 @@ def test_lease_with_a_broken_key_is_left_out_with_a_warning(etcd: FakeEtcd) -> N
     ensured = overlay_lease.ensure(encrypted(1, {1: KEYS[1]}), check=False)
     assert [lease["name"] for lease in ensured.leases] == ["n1"]
     assert any("public_key: must be a WireGuard key" in warning for warning in ensured.warnings)
+
+
+def test_of_a_lease_with_a_broken_ipv6_key_the_whole_other_half_is_handed_on(etcd: FakeEtcd) -> None:
+    declared = encrypted(1, {1: KEYS[1]})
+    declared["config"]["network6"] = "fd00:10:244::/56"
+    for number, node in enumerate(declared["nodes"], 1):
+        node["address6"] = f"2001:db8::{number}"
+    data = f'"BackendData":{{"PublicKey":"{KEYS[3]}","Port":1}},"BackendV6Data":{{"PublicKey":"x","Port":1}}'
+    value = f'{{"PublicIP":"192.0.2.99","PublicIPv6":"2001:db8::99","BackendType":"wireguard",{data}}}'
+    etcd.put(f"{key(9)}&fd00:10:244:9::-64", value)
+    found = overlay_lease.ensure(declared, check=False).leases[-1]
+    assert {name: found[name] for name in found if found[name]} == {
+        "subnet": "10.244.9.0/24",
+        "address": "192.0.2.99",
+        "public_key": KEYS[3],
+        "listen_port": 1,
+        "backend_type": "wireguard",
+    }
