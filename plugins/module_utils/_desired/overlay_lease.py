@@ -185,11 +185,18 @@ def gather(document: Mapping[str, Any]) -> Gathered:
 
 
 def remembered(document: Mapping[str, Any], ensured: Ensured) -> Dict[str, Any]:
-    """The document to save: with the subnets that this node has."""
+    """The document to save: with the subnets that this node has, and without the public keys of others, which only
+    those tell that are part of a run."""
     own = next(lease for lease in ensured.leases if lease["name"] == document["node"])
-    subnets = {key: own[key] for key in ("subnet", "subnet6") if key in own}
-    nodes = [{**entry, **subnets} if entry["name"] == own["name"] else dict(entry) for entry in document["nodes"]]
+    subnets: Dict[str, Any] = {key: own[key] for key in ("subnet", "subnet6") if key in own}
+    nodes = [
+        {**entry, **subnets} if entry["name"] == own["name"] else _without_key(entry) for entry in document["nodes"]
+    ]
     return {**document, "nodes": nodes}
+
+
+def _without_key(entry: Mapping[str, Any]) -> Dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != "public_key"}
 
 
 def _adapter(gateway: Gateway, spec: LeaseSpec, only: Optional[str] = None) -> LeaseAdapter:

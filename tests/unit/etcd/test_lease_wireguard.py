@@ -104,6 +104,14 @@ def test_lease_is_renewed_and_released_without_the_others(etcd: FakeEtcd) -> Non
     assert key(1) not in etcd.entries
 
 
+def test_what_is_remembered_does_not_depend_on_who_else_was_part_of_the_run(etcd: FakeEtcd) -> None:
+    whole, alone = encrypted(1, KEYS), encrypted(1, {1: KEYS[1]})
+    saved = overlay_lease.remembered(whole, overlay_lease.ensure(whole, check=False))
+    assert saved["nodes"][0] == {**whole["nodes"][0], "subnet": "10.244.1.0/24"}
+    assert saved == overlay_lease.remembered(alone, overlay_lease.ensure(alone, check=False))
+    assert not overlay_lease.renew(saved).changed
+
+
 def test_lease_with_a_broken_key_is_left_out_with_a_warning(etcd: FakeEtcd) -> None:
     overlay_lease.ensure(encrypted(1, {1: KEYS[1]}), check=False)
     etcd.put(key(9), '{"PublicIP":"192.0.2.99","BackendType":"wireguard","BackendData":{"PublicKey":"x","Port":1}}')
