@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.fairlead.cluster.plugins.module_utils._desired.wireguard_key import converge
+from ansible_collections.fairlead.cluster.plugins.module_utils._desired import wireguard_key
+from ansible_collections.fairlead.cluster.plugins.module_utils._desired.wireguard_key import converge, stand_in
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import PrerequisiteError, ReadError
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.files import File
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespaces
 from tests.kernel.test_overlay_wireguard import has_wireguard, wireguard
@@ -54,6 +56,15 @@ def test_check_mode_makes_nothing_and_says_so(run_module: RunModule, tmp_path: P
     assert removal.changed and path.exists() and public_key is None
     assert converge(str(path), False, False)[0].changed and not path.exists()
     assert not converge(str(path), False, False)[0].changed
+
+
+def test_stand_ins_differ_between_machines_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases refuse two nodes with one key, in check mode too."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    assert stand_in("/key") == stand_in("/key") != stand_in("/other")
+    before = stand_in("/key")
+    monkeypatch.setattr(wireguard_key, "read_file", lambda path: File(path, boot[::-1]))
+    assert stand_in("/key") != before
 
 
 @pytest.mark.usefixtures("wireguard")

@@ -113,7 +113,8 @@ def _with_known_keys(spec: LeaseSpec) -> LeaseSpec:
             f"nodes[{spec.nodes.index(spec.own)}].public_key",
             f"is required for {spec.node}, this node, with backend wireguard; module wireguard_key returns it",
         )
-    return dataclasses.replace(spec, nodes=tuple(node for node in spec.nodes if node.public_key))
+    known, waiting = (tuple(node for node in spec.nodes if bool(node.public_key) is told) for told in (True, False))
+    return dataclasses.replace(spec, nodes=known, waiting=waiting)
 
 
 def release(document: Mapping[str, Any], check: bool) -> Outcome:
@@ -184,11 +185,18 @@ def gather(document: Mapping[str, Any]) -> Gathered:
 
 
 def remembered(document: Mapping[str, Any], ensured: Ensured) -> Dict[str, Any]:
-    """The document to save: with the subnets that this node has."""
+    """The document to save: with the subnets that this node has, and without the public keys of others, which only
+    those tell that are part of a run."""
     own = next(lease for lease in ensured.leases if lease["name"] == document["node"])
-    subnets = {key: own[key] for key in ("subnet", "subnet6") if key in own}
-    nodes = [{**entry, **subnets} if entry["name"] == own["name"] else dict(entry) for entry in document["nodes"]]
+    subnets: Dict[str, Any] = {key: own[key] for key in ("subnet", "subnet6") if key in own}
+    nodes = [
+        {**entry, **subnets} if entry["name"] == own["name"] else _without_key(entry) for entry in document["nodes"]
+    ]
     return {**document, "nodes": nodes}
+
+
+def _without_key(entry: Mapping[str, Any]) -> Dict[str, Any]:
+    return {name: value for name, value in entry.items() if name != "public_key"}
 
 
 def _adapter(gateway: Gateway, spec: LeaseSpec, only: Optional[str] = None) -> LeaseAdapter:
@@ -276,8 +284,8 @@ def _without(entry: Dict[str, Any], left_out: Optional[_LeftOut]) -> Dict[str, A
     if left_out is None:
         return entry
     # As with flannel, a lease whose IPv4 half is broken is not trusted in its other half.
-    gone = _entry(Half(left_out.version, "", "", ""))
-    return {} if left_out.whole else {key: value for key, value in entry.items() if key not in gone}
+    suffix = left_out.version.suffix
+    return {} if left_out.whole else {key: value for key, value in entry.items() if not key.endswith(suffix)}
 
 
 _STRANGE = (

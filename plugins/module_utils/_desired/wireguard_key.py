@@ -24,6 +24,8 @@ from .._system.lock import exclusive
 from .._system.wireguard_key import read_key
 
 KIND = "wireguard_key"
+# Machines from one image may have one host name and one machine-id, but each boot is another.
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 def converge(path: str, present: bool, check: bool) -> Tuple[Outcome, Optional[str]]:
@@ -43,8 +45,10 @@ def converge(path: str, present: bool, check: bool) -> Tuple[Outcome, Optional[s
 
 
 def stand_in(path: str) -> str:
-    """Differs between hosts, as keys do."""
-    return shown(hashlib.sha256(f"{os.uname().nodename} {path}".encode()).digest())
+    """Differs between hosts, as keys do, also where they have one host name."""
+    boot = read_file(_BOOT_ID)
+    identity = f"{os.uname().nodename} {boot.content if boot is not None else ''} {path}"
+    return shown(hashlib.sha256(identity.encode()).digest())
 
 
 def plan(have: State, path: str, present: bool) -> List[Operation]:

@@ -53,6 +53,7 @@ SHARED = (
     "flannel_vxlan_learning",
     "flannel_vxlan_port",
     "flannel_vxlan_vni",
+    "flannel_wireguard_keepalive",
     "flannel_wireguard_listen_port",
     "flannel_wireguard_listen_port6",
     "flannel_wireguard_mode",

@@ -24,6 +24,8 @@ _BOOLEANS = ("yes", "no", "true", "false", "on", "off", "y", "n", "t", "f", "1",
 RANGES: Mapping[str, Tuple[int, int, Optional[int]]] = {
     "_vni": (1, VNI_LIMIT, None),  # 0 is not given out
     "_port": (1, 65535, None),
+    "_port6": (1, 65535, None),
+    "_keepalive": (0, 65535, None),
     "_lease_ttl": (SHORTEST_TTL, 2**31, 0),  # 0: no end
     "_mtu": (576, 65535, 0),  # RFC 791: what every IPv4 host must accept; 0 stands for "take the interface's"
 }

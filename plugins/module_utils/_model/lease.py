@@ -264,7 +264,8 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class LeaseSpec:
-    """What the lease store shall hold. ``node`` is the name of the node whose lease is kept alive from here."""
+    """What the lease store shall hold. ``node`` is the name of the node whose lease is kept alive from here.
+    ``waiting`` are nodes that get no lease yet; the subnets that they must have are not given to others."""
 
     config: FlannelConfig
     nodes: Tuple[Node, ...]
@@ -272,6 +273,7 @@ class LeaseSpec:
     ttl: int
     prefix: str
     update_config: bool = True
+    waiting: Tuple[Node, ...] = ()
 
     @property
     def own(self) -> Node:

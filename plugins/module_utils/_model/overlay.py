@@ -193,7 +193,7 @@ def pods_mtu(backend: Backend, families: Sequence[Family], underlays: Sequence[U
 
 
 def refuse_to_cover(overlay: Overlay, controller: Optional[Address]) -> None:
-    """Raises SpecError when the route to a peer would take away the one to where this run is steered from."""
+    """Raises SpecError when a route of the overlay would take away the one to where this run is steered from."""
     for family in overlay.families:
         if controller is None or controller.version != family.version.number:
             continue
@@ -205,6 +205,14 @@ def refuse_to_cover(overlay: Overlay, controller: Optional[Address]) -> None:
                     f"its subnet {peer.subnet} holds {controller}, from where this connection comes; it would be cut. "
                     f"Give the peer another subnet, or run from elsewhere",
                 )
+        # WireGuard's route is for the whole network. Pods of this node are nearer than that.
+        covered = overlay.backend.type == WIREGUARD and controller in family.network
+        if covered and not family.node.first <= number <= family.node.last:
+            raise SpecError(
+                f"network{family.version.suffix}",
+                f"{family.network} holds {controller}, from where this connection comes, and with wireguard all of it "
+                "goes through the device; it would be cut. Choose another network, or run from elsewhere",
+            )
 
 
 def nexthop_id(member: Member, network: Network) -> int:

@@ -204,7 +204,8 @@ def _allocate(leases: Sequence[Lease], foreign: Sequence[Lease], kept: _Kept, sp
             subnets[node.name] = pinned
     # What is given up in this same plan is not given out again: peers may still send there.
     used = [half.subnet for lease in leases for half in lease.halves if half.version is pool.version]
-    free = free_subnets(pool, [*used, *subnets.values()])
+    promised = [half.subnet for node in spec.waiting for half in node.halves if half.version is pool.version]
+    free = free_subnets(pool, [*used, *filter(None, promised), *subnets.values()])
     for index, node in enumerate(spec.nodes):
         if node.name not in subnets:
             subnets[node.name] = _next_free(free, index, node, pool)

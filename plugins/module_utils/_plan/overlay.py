@@ -169,7 +169,7 @@ def _is_kept(item: Item, wanted: Wanted) -> bool:
     if not isinstance(item, DeviceAddress) or not wanted.networks:
         return False
     address = ipaddress.ip_interface(item.address).ip
-    stays = any((device.kind, item.device) in wanted.items for device in (VxlanDevice, IpipDevice))
+    stays = any((device.kind, item.device) in wanted.items for device in (VxlanDevice, IpipDevice, WireguardDevice))
     return stays and not any(address in network for network in wanted.networks)
 
 

@@ -76,6 +76,18 @@ def test_backend_change_keeps_subnets_and_waits_for_keys(etcd: FakeEtcd) -> None
     assert '"BackendType":"vxlan"' in etcd.entries[key(3)].value
 
 
+def test_subnet_of_a_node_that_has_not_told_its_key_is_kept_for_it(etcd: FakeEtcd) -> None:
+    early, late = encrypted(2, {2: KEYS[2]}), encrypted(1, KEYS)
+    for declared in (early, late):
+        declared["nodes"][0]["subnet"] = "10.244.1.0/24"
+    assert [lease["subnet"] for lease in overlay_lease.ensure(early, check=False).leases] == ["10.244.2.0/24"]
+    after = overlay_lease.ensure(late, check=False)
+    assert [(lease["name"], lease["subnet"]) for lease in after.leases][:2] == [
+        ("n1", "10.244.1.0/24"),
+        ("n2", "10.244.2.0/24"),
+    ]
+
+
 def test_own_key_is_required(etcd: FakeEtcd) -> None:
     with pytest.raises(SpecError, match=r"nodes\[0\].public_key: is required for n1, this node, with backend wire"):
         overlay_lease.ensure(encrypted(1, {2: KEYS[2]}), check=False)
@@ -92,9 +104,35 @@ def test_lease_is_renewed_and_released_without_the_others(etcd: FakeEtcd) -> Non
     assert key(1) not in etcd.entries
 
 
+def test_what_is_remembered_does_not_depend_on_who_else_was_part_of_the_run(etcd: FakeEtcd) -> None:
+    whole, alone = encrypted(1, KEYS), encrypted(1, {1: KEYS[1]})
+    saved = overlay_lease.remembered(whole, overlay_lease.ensure(whole, check=False))
+    assert saved["nodes"][0] == {**whole["nodes"][0], "subnet": "10.244.1.0/24"}
+    assert saved == overlay_lease.remembered(alone, overlay_lease.ensure(alone, check=False))
+    assert not overlay_lease.renew(saved).changed
+
+
 def test_lease_with_a_broken_key_is_left_out_with_a_warning(etcd: FakeEtcd) -> None:
     overlay_lease.ensure(encrypted(1, {1: KEYS[1]}), check=False)
     etcd.put(key(9), '{"PublicIP":"192.0.2.99","BackendType":"wireguard","BackendData":{"PublicKey":"x","Port":1}}')
     ensured = overlay_lease.ensure(encrypted(1, {1: KEYS[1]}), check=False)
     assert [lease["name"] for lease in ensured.leases] == ["n1"]
     assert any("public_key: must be a WireGuard key" in warning for warning in ensured.warnings)
+
+
+def test_of_a_lease_with_a_broken_ipv6_key_the_whole_other_half_is_handed_on(etcd: FakeEtcd) -> None:
+    declared = encrypted(1, {1: KEYS[1]})
+    declared["config"]["network6"] = "fd00:10:244::/56"
+    for number, node in enumerate(declared["nodes"], 1):
+        node["address6"] = f"2001:db8::{number}"
+    data = f'"BackendData":{{"PublicKey":"{KEYS[3]}","Port":1}},"BackendV6Data":{{"PublicKey":"x","Port":1}}'
+    value = f'{{"PublicIP":"192.0.2.99","PublicIPv6":"2001:db8::99","BackendType":"wireguard",{data}}}'
+    etcd.put(f"{key(9)}&fd00:10:244:9::-64", value)
+    found = overlay_lease.ensure(declared, check=False).leases[-1]
+    assert {name: found[name] for name in found if found[name]} == {
+        "subnet": "10.244.9.0/24",
+        "address": "192.0.2.99",
+        "public_key": KEYS[3],
+        "listen_port": 1,
+        "backend_type": "wireguard",
+    }

@@ -39,6 +39,8 @@ OPTIONS = {
     "flannel_subnet_min": {"type": "str"},
     "flannel_vxlan_gbp": {"type": "bool"},
     "flannel_vxlan_vni": {"type": "int"},
+    "flannel_wireguard_keepalive": {"type": "int"},
+    "flannel_wireguard_listen_port6": {"type": "int"},
     "node_packages": {"type": "list"},
     "node_sysctls": {"type": "dict"},
 }
@@ -198,6 +200,8 @@ def test_as_many_nodes_as_there_are_subnets_and_not_one_more(prefix: int, count:
         ({"flannel_etcd_prefix": "network/"}, "flannel_etcd_prefix: must begin with '/' and not end with it"),
         ({"flannel_lease_ttl": 60}, "flannel_lease_ttl: must be 0 or 14400 to 2147483648, not 60"),
         ({"flannel_mtu": 500}, "flannel_mtu: must be 0 or 576 to 65535, not 500"),
+        ({"flannel_wireguard_listen_port6": 0}, "flannel_wireguard_listen_port6: must be 1 to 65535, not 0"),
+        ({"flannel_wireguard_keepalive": -1}, "flannel_wireguard_keepalive: must be 0 to 65535, not -1"),
         ({"flannel_vxlan_vni": 0}, "flannel_vxlan_vni: must be 1 to 9999999, not 0"),
         ({"flannel_masquerade": 2}, "flannel_masquerade: must be true or false, not 2 (int)"),
         ({"node_packages": {"a": 1}}, "node_packages: must be a list, not {'a': 1} (dict)"),
@@ -288,6 +292,11 @@ def test_place_stands_behind_the_item() -> None:
             {"flannel_backend_type": "wireguard"},
             {"w1": {"flannel_wireguard_listen_port": 5}},
             "flannel_wireguard_listen_port: must be the same on all nodes",
+        ),
+        (
+            {"flannel_backend_type": "wireguard"},
+            {"w1": {"flannel_wireguard_keepalive": 25}},
+            "flannel_wireguard_keepalive: must be the same on all nodes",
         ),
         (
             {},

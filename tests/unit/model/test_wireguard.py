@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 from typing import Any
 
 import pytest
 
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.datapath import DeviceAddress
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import SpecError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.item import Item, state_of
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.lease import Lease, parse_lease_spec
@@ -19,7 +21,11 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.lease_code
     encode_config,
     encode_lease,
 )
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.overlay import parse_overlay, wanted_items
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.overlay import (
+    parse_overlay,
+    refuse_to_cover,
+    wanted_items,
+)
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.overlay_forms import commands
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.secret import Secret
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.underlay import Underlay
@@ -171,6 +177,32 @@ def test_device_changes_in_place() -> None:
     have, want = state_of(items(document())), state_of(items(document(listen_port=1, mtu=1400)))
     kinds = [(operation.action, operation.item.kind) for operation in plan_overlay(have, Wanted(want))]
     assert ("replace", "wireguard") in kinds and "delete" not in {action for action, _kind in kinds}
+
+
+def test_addresses_of_others_outside_of_the_networks_stay() -> None:
+    networks, want = parse_overlay(document(dual=True)).networks, state_of(items(document(dual=True)))
+    declared = {"flannel-wg": "203.0.113.9/32", "flannel-wg-v6": "2001:db8::9/128"}
+    others = state_of(DeviceAddress(device, address) for device, address in declared.items())
+    leftover = state_of([DeviceAddress("flannel-wg", "10.244.9.0/32")])
+    plan = plan_overlay({**want, **others, **leftover}, Wanted(want, networks))
+    assert [str(operation) for operation in plan] == ["- address 10.244.9.0/32 dev flannel-wg"]
+
+
+@pytest.mark.parametrize(
+    ("controller", "message"),
+    [
+        ("10.244.200.5", "network: 10.244.0.0/16 holds 10.244.200.5, from where this connection comes"),
+        ("fd00:0:0:99::5", "network6: fd00::/48 holds fd00:0:0:99::5, from where this connection comes"),
+        ("10.244.2.5", "peers: n2: its subnet 10.244.2.0/24 holds 10.244.2.5"),
+    ],
+)
+def test_route_over_the_controller_s_address_is_refused(controller: str, message: str) -> None:
+    overlay = parse_overlay(document(dual=True))
+    with pytest.raises(SpecError) as refused:
+        refuse_to_cover(overlay, ipaddress.ip_address(controller))
+    assert str(refused.value).startswith(message)
+    for harmless in ("192.0.2.100", "10.244.1.5"):
+        refuse_to_cover(overlay, ipaddress.ip_address(harmless))
 
 
 def test_private_keys_are_clamped() -> None:
