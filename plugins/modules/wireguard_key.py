@@ -20,13 +20,15 @@ extends_documentation_fragment: fairlead.cluster.attributes
 options:
   state:
     description:
-      - V(absent) removes the key. A node that gets a new one later is a new peer for all others.
+      - V(absent) removes the key, unless it is outside of F(/etc/fairlead), where it is the operator's. A node that
+        gets a new one later is a new peer for all others.
     type: str
     choices: [present, absent]
     default: present
   path:
     description:
-      - Absolute path of the file, which is made with mode 0400.
+      - Absolute path of the file, which is made with mode 0400. Owner and mode of a file that is there are put right
+        below F(/etc/fairlead), and left alone elsewhere.
     type: path
     default: /etc/fairlead/wireguard.key
 seealso:

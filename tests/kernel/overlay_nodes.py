@@ -90,6 +90,7 @@ def joined_nodes(netns: Namespaces, count: int) -> list[Namespace]:
     nodes = []
     for number in range(1, count + 1):
         node = netns(f"n{number}")
+        without_detection(node)
         netns.link(node, "eth0", lan, f"p{number}")
         lan.run(f"ip link set p{number} master br0")
         node.run(f"ip address add 192.0.2.{number}/24 dev eth0")
@@ -100,9 +101,18 @@ def joined_nodes(netns: Namespaces, count: int) -> list[Namespace]:
     return nodes
 
 
+def without_detection(node: Namespace) -> None:
+    """Interfaces that come later do not look for duplicates of their link-local addresses, without which the kernel
+    asks for no neighbor of IPv6."""
+    node.run(
+        ["sh", "-c", "echo 0 | tee /proc/sys/net/ipv6/conf/all/accept_dad /proc/sys/net/ipv6/conf/default/accept_dad"]
+    )
+
+
 def pod(netns: Namespaces, node: Namespace, number: int) -> Namespace:
     """A pod 10.244.N.2 of node N, with the node's address 10.244.N.1 as its gateway."""
     inside = netns(f"pod{number}")
+    without_detection(inside)
     netns.link(node, "pod0", inside, "eth0")
     node.run(f"ip address add 10.244.{number}.1/24 dev pod0")
     inside.run("ip link set eth0 mtu 1450")

@@ -13,6 +13,7 @@ import pytest
 
 from tests.kernel import guest, packets
 from tests.kernel.conftest import RunModule
+from tests.kernel.guest_uml import UserModeLinux
 from tests.kernel.namespaces import Namespace, Namespaces
 from tests.kernel.packet_filters import FILTERS, MULTI, V4, V6, Filter, Half, lacking, make_default
 
@@ -115,7 +116,7 @@ def test_addresses_in_a_kernel_without_nat_of_nftables(tmp_path: Path) -> None:
         pytest.skip("runs a guest")
     names = ("IPv4-nftables", "IPv6-iptables-legacy")
     tests = [f"tests/kernel/test_masquerade_packets.py::test_addresses_seen[{name}]" for name in names]
-    output = guest.run_tests(tests, MODULES, tmp_path, timeout=300)
+    output = guest.run_tests(UserModeLinux(), tests, MODULES, tmp_path, timeout=300)
     assert "1 passed, 1 skipped" in output and "the kernel has no NAT of nftables" in output, output
 
 

@@ -15,6 +15,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._desired import w
 from ansible_collections.fairlead.cluster.plugins.module_utils._desired.wireguard_key import converge, stand_in
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import PrerequisiteError, ReadError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.files import File
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.wireguard import shown
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespaces
 from tests.kernel.test_overlay_wireguard import has_wireguard, wireguard
@@ -27,7 +28,13 @@ def public_key_in(path: Path) -> str:
     return subprocess.run(["wg", "pubkey"], input=path.read_text(), capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.usefixtures("wireguard")
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of the test are in our directory."""
+    monkeypatch.setattr(wireguard_key, "DIRECTORY", f"{tmp_path}/")
+
+
+@pytest.mark.usefixtures("wireguard", "own")
 def test_key_is_made_once_and_kept(run_module: RunModule, tmp_path: Path) -> None:
     path = tmp_path / "keys" / "key"
     made = run_module(MODULE, {"path": str(path)}, diff=True)
@@ -45,7 +52,19 @@ def test_key_is_made_once_and_kept(run_module: RunModule, tmp_path: Path) -> Non
     assert (path.stat().st_mode & 0o777, path.read_text()) == (0o400, text)
 
 
-@pytest.mark.usefixtures("wireguard")
+@pytest.mark.parametrize("present", [True, False])
+def test_key_of_the_operator_is_left_alone(present: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file may be read by others than us, and may be the key of another tunnel too."""
+    monkeypatch.setattr(wireguard_key, "public_key_of", lambda secret: shown(bytes(32)))
+    path = tmp_path / "key"
+    path.write_text(shown(bytes([8] * 32)) + "\n")
+    path.chmod(0o640)
+    outcome, _public_key = converge(str(path), present, False)
+    assert not outcome.changed
+    assert (path.stat().st_mode & 0o777, path.read_text()) == (0o640, shown(bytes([8] * 32)) + "\n")
+
+
+@pytest.mark.usefixtures("wireguard", "own")
 def test_check_mode_makes_nothing_and_says_so(run_module: RunModule, tmp_path: Path) -> None:
     path = tmp_path / "key"
     predicted = run_module(MODULE, {"path": str(path)}, check=True)

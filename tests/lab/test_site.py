@@ -292,7 +292,10 @@ def dump(cluster: Cluster, node: str) -> dict[str, Any]:
     links = cluster.json(node, "ip", "-j", "-d", "link")
     return {
         "links": sorted((link["ifname"], link["mtu"], link["operstate"]) for link in links),
-        "addresses": cluster.run(node, "ip", "-o", "address", "show", "scope", "global").split(),
+        # The kernel looks for duplicates of a new IPv6 address for a second or two.
+        "addresses": cluster.run(node, "ip", "-o", "address", "show", "scope", "global")
+        .replace("tentative", "")
+        .split(),
         "routes": [
             cluster.run(node, "ip", family, "route", "show", "table", "all", "type", "unicast").splitlines()
             for family in ("-4", "-6")

@@ -66,7 +66,9 @@ def noted(kind: str, document: Mapping[str, Any]) -> Iterator[None]:
     except UndoError:
         raise
     except BaseException:
-        _note(kind, earlier)
+        # What went wrong is more than that the note stays.
+        with contextlib.suppress(OSError):
+            _note(kind, earlier)
         raise
 
 

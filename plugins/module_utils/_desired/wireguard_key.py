@@ -24,6 +24,7 @@ from .._system.lock import exclusive
 from .._system.wireguard_key import read_key
 
 KIND = "wireguard_key"
+DIRECTORY = "/etc/fairlead/"
 # Machines from one image may have one host name and one machine-id, but each boot is another.
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -52,12 +53,15 @@ def stand_in(path: str) -> str:
 
 
 def plan(have: State, path: str, present: bool) -> List[Operation]:
-    """A key that is there stays, whatever it is; only its file's rights are put right."""
+    """A key that is there stays, whatever it is. One in our directory gets its file's rights put right, and goes when
+    it is not wanted any more; one elsewhere is the operator's, who may need it for more than this."""
     found = have.get((WireguardKey.kind, path))
-    if not present:
-        return [Operation(DELETE, found)] if found is not None else []
     if found is None:
-        return [Operation(ADD, WireguardKey(path, None))]
+        return [Operation(ADD, WireguardKey(path, None))] if present else []
+    if not path.startswith(DIRECTORY):
+        return []
+    if not present:
+        return [Operation(DELETE, found)]
     assert isinstance(found, WireguardKey)
     want = dataclasses.replace(found, mode=MODE, owner="root")
     return [] if want == found else [Operation(REPLACE, want, found)]

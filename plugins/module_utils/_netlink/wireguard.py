@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -209,7 +210,7 @@ def public_key_of(private: Secret) -> str:
     found = answer[0]
     if isinstance(found, str):
         return found
-    if isinstance(found, RefusedError):
+    if isinstance(found, RefusedError) and found.code in (errno.EOPNOTSUPP, errno.ENOENT):
         raise PrerequisiteError(NO_WIREGUARD) from found
     raise PrerequisiteError(f"no public key without a network namespace of its own: {found}") from found
 
