@@ -150,6 +150,8 @@ def _collector_paused() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            # Nor has whoever comes next to look through what is left of them.
+            gc.freeze()
             gc.enable()
 
 

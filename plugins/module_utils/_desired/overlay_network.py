@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, ContextManager, Dict, Iterable, List, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Any, ContextManager, Dict, Iterable, List, Mapping, Optional, Sequence
 
 from .._engine import Adapter, Combined, Outcome
 from .._engine import converge as engine_converge
@@ -33,7 +33,6 @@ from .._netlink.links import accept_ra_writable
 from .._netlink.overlay import KINDS, OverlayAdapter
 from .._netlink.rtnetlink import Rtnetlink
 from .._netlink.underlay import find_interface, find_underlay, require_free, require_free_address, require_kind
-from .._netlink.wireguard_adapter import WireguardAdapter
 from .._plan.operation import outcome_of
 from .._plan.overlay import Wanted, plan_overlay
 from .._system.controller import controller_address
@@ -42,6 +41,9 @@ from .._system.lock import exclusive
 from .._system.runner import Runner
 from . import store
 from .wireguard import declared_endpoints, private_key
+
+if TYPE_CHECKING:
+    from .._netlink.wireguard_adapter import WireguardAdapter
 
 KIND = "overlay_network"
 OVERRIDDEN, DELETED = "overridden", "deleted"
@@ -219,6 +221,9 @@ def _adapter(datapath: OverlayAdapter, paths: Iterable[str], overlays: Sequence[
 
 
 def _wireguard(devices: Iterable[str], overlays: Sequence[Overlay]) -> WireguardAdapter:
+    # Only where it is needed: start-up is part of what a run costs.
+    from .._netlink.wireguard_adapter import WireguardAdapter
+
     return WireguardAdapter(devices, declared_endpoints(overlays))
 
 

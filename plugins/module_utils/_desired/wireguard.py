@@ -12,7 +12,6 @@ from .._model.item import Key
 from .._model.overlay import Overlay, declared_peers
 from .._model.secret import NO_SECRET, Secret
 from .._model.wireguard import WireguardPeer
-from .._netlink.wireguard import public_key_of
 from .._system.wireguard_key import read_key
 
 
@@ -30,6 +29,9 @@ def private_key(overlay: Overlay, check: bool) -> Secret:
             f"backend.key_file: there is no {backend.key_file} on this node; module wireguard_key makes it, which role "
             "fairlead.cluster.flannel runs"
         )
+    # Only where it is needed: start-up is part of what a run costs.
+    from .._netlink.wireguard import public_key_of
+
     found = public_key_of(secret)
     for family in overlay.families:
         if family.node.public_key != found:

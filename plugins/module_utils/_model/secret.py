@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 _SHOWN_DIGITS = 12
@@ -31,6 +30,9 @@ class Secret:
         return hash(self.value)
 
     def __str__(self) -> str:
+        # Most runs have no secret to show, and loading it takes longer than most of their other modules.
+        import hashlib
+
         return f"sha256:{hashlib.sha256(self.value).hexdigest()[:_SHOWN_DIGITS]}" if self.value else ""
 
     __repr__ = __str__
