@@ -23,7 +23,8 @@ from typing import Protocol
 #: Set in the guest, so that a test can tell that it must not start another one.
 INSIDE = "FAIRLEAD_TEST_GUEST"
 MEMORY_MIB = 512
-_STATUS = re.compile(r"^guest: status (\d+)\s*$", re.MULTILINE)
+# The kernel may begin its own words on the same line.
+_STATUS = re.compile(r"^guest: status (\d+)\b", re.MULTILINE)
 
 # Writable places are in memory. The first process must not end, and the files may be gone before all power is off.
 _INIT = """#!/bin/sh

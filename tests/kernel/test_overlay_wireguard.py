@@ -59,7 +59,7 @@ def test_wireguard_in_a_kernel_that_has_it(netns: Namespaces, tmp_path: Path) ->
     if guest.INSIDE in os.environ or has_wireguard(netns("probe")):
         pytest.skip("the other tests of this file have run in this kernel")
     files = ["tests/kernel/test_overlay_wireguard.py", "tests/kernel/test_wireguard_key.py"]
-    output = guest.run_tests(DebianKernel(), files, MODULES, tmp_path, timeout=600)
+    output = guest.run_tests(DebianKernel(), files, MODULES, tmp_path, timeout=900)
     counts = re.search(r"(\d+) passed, (\d+) skipped", output)
     assert counts is not None and int(counts[1]) >= 10, output
 
