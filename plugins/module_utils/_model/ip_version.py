@@ -10,6 +10,8 @@ import ipaddress
 import socket
 from typing import Tuple
 
+from .parse import Address, Network
+
 
 @dataclasses.dataclass(frozen=True)
 class IpVersion:
@@ -36,6 +38,12 @@ class IpVersion:
         """An address of this version in canonical form."""
         return address_text(self.family, number.to_bytes(self.bits // 8, "big"))
 
+    def is_host(self, address: Address) -> bool:
+        """Whether a node can be reached by an address of this version. One of IPv4 in disguise is none of IPv6."""
+        (low, high), (hole_low, hole_high), number = self.hosts, self.hole, int(address)
+        mapped = getattr(address, "ipv4_mapped", None) is not None
+        return low <= number <= high and not hole_low <= number <= hole_high and not mapped
+
     def __str__(self) -> str:
         return f"IPv{self.number}"
 
@@ -58,6 +66,10 @@ IPV6 = IpVersion(
     (0xFE80 << 112, (0xFEC0 << 112) - 1),
 )
 VERSIONS = (IPV4, IPV6)
+
+
+def version_of_network(network: Network) -> IpVersion:
+    return VERSIONS[network.version == 6]
 
 
 def version_of(address: str) -> IpVersion:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Dict, Hashable, Iterable, List, Mapping, Named
 
 from .backend import IPIP
 from .errors import SpecError
-from .ip_version import IPV4, IPV6, VERSIONS, IpVersion
+from .ip_version import IPV4, IPV6, VERSIONS, IpVersion, version_of_network
 from .item import BaseItem
 from .lease_backend import parse_lease_backend, without_psk
 from .parse import Address, Network, Section, unique
@@ -361,7 +361,7 @@ def _parse_pool(section: Section, version: IpVersion) -> Pool:
 
 
 def default_subnet_len(network: Network) -> int:
-    usual = _USUAL_SUBNET[VERSIONS[network.version == 6]]
+    usual = _USUAL_SUBNET[version_of_network(network)]
     return usual if network.prefixlen + _SUBNET_EXTRA <= usual else network.prefixlen + _SUBNET_EXTRA
 
 
@@ -388,7 +388,7 @@ def _address(section: Section, key: str, version: IpVersion) -> Address:
 def _range_end(section: Section, key: str, network: Network, length: int, default: str) -> str:
     if section.get(key, None) is None:
         return default
-    address = _address(section, key, VERSIONS[network.version == 6])
+    address = _address(section, key, version_of_network(network))
     if address not in network:
         raise SpecError(section.at(key), f"{address} is not inside the network {network}")
     if int(address) % (1 << (network.max_prefixlen - length)):
@@ -448,9 +448,7 @@ def _parse_half(section: Section, version: IpVersion, default_mac: str, name: st
 def _check_half(half: NodeHalf, section: Section, pool: Optional[Pool]) -> None:
     address_key, mac_key, subnet_key = (f"{field}{half.version.suffix}" for field in _HALF_FIELDS)
     address = ipaddress.ip_address(half.address)
-    (low, high), (hole_low, hole_high) = half.version.hosts, half.version.hole
-    mapped = getattr(address, "ipv4_mapped", None) is not None
-    if not low <= int(address) <= high or hole_low <= int(address) <= hole_high or mapped:
+    if not half.version.is_host(address):
         raise SpecError(section.at(address_key), f"must be the address of a node on the underlay, not {address}")
     if int(half.mac[:2], 16) & 1:
         raise SpecError(section.at(mac_key), f"{half.mac} is a multicast address; a device needs a unicast one")

@@ -15,7 +15,7 @@ import socket
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from .errors import SpecError
-from .ip_version import IPV4, VERSIONS, IpVersion, address_text
+from .ip_version import IPV4, VERSIONS, IpVersion, address_text, version_of_network
 from .parse import NODE_NAME, Address, Network, Section, unique
 from .wireguard import parse_public_key
 
@@ -59,7 +59,7 @@ class MemberReader:
     """
 
     def __init__(self, network: Network, with_mac: bool = True, with_key: bool = False) -> None:
-        self.version: IpVersion = VERSIONS[network.version == 6]
+        self.version: IpVersion = version_of_network(network)
         self.network = network
         self.with_mac, self.with_key = with_mac, with_key
         self.address, self.subnet, self.mac = (field + self.version.suffix for field in _FIELDS)
@@ -154,10 +154,7 @@ class MemberReader:
 
     def _check_address(self, address: Address, path: str) -> None:
         require_version(address.version, self.version, path)
-        (low, high), (hole_low, hole_high) = self.version.hosts, self.version.hole
-        number = int(address)
-        mapped = getattr(address, "ipv4_mapped", None) is not None
-        if not low <= number <= high or hole_low <= number <= hole_high or mapped:
+        if not self.version.is_host(address):
             raise SpecError(path, f"must be the address of a node on the underlay, not {address}")
         if address in self.network:
             raise SpecError(path, f"{address} is inside the pod network {self.network}; nodes talk outside of it")
