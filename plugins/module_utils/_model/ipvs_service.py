@@ -155,10 +155,16 @@ def _parse_place(section: Section) -> str:
     if section.get("family", None) is not None:
         raise SpecError(section.at("family"), "goes with a mark; otherwise the address tells it")
     address = _address(section, "address")
-    ip = ipaddress.ip_address(address)
-    if ip.is_multicast or ip.is_unspecified or ip.is_link_local and ip.version == 6:
+    if not _can_be_virtual(address):
         raise SpecError(section.at("address"), f"{address} cannot be that of a virtual service")
     return service_name(section.text("protocol", "tcp", tuple(PROTOCOLS)), address, section.integer("port", 0, 65535))
+
+
+def _can_be_virtual(address: str) -> bool:
+    if ":" not in address:
+        return address != "0.0.0.0" and not 224 <= int(address.partition(".")[0]) < 240
+    ip = ipaddress.ip_address(address)
+    return not (ip.is_multicast or ip.is_unspecified or ip.is_link_local)
 
 
 def _address(section: Section, key: str) -> str:
