@@ -71,7 +71,7 @@ EXPECTED: dict[str, dict[str, str]] = {
         "hosts.w1.cluster_node_address6": "is not set; every node of a cluster with cluster_pod_cidr6 needs one",
         "hosts.w2.cluster_node_address6": "2001:db8:2::12 is also that of hosts.cp2.cluster_node_address6",
         "hosts.w3.cluster_node_address6": "192.0.2.16 is not an IPv6 address",
-        "hosts.w4.cluster_node_address6": "fe80::17 is not the address of one host",
+        "hosts.w4.cluster_node_address6": "fe80::17 is reached by no other node",
         "hosts.w5.cluster_node_address6": "cannot be computed before the node is asked",
     },
     "23_ipv6_and_backend": {"cluster_pod_cidr6": "backend ipip carries IPv4 only"},

@@ -227,23 +227,16 @@ def _addresses(cluster: Cluster) -> Found:
     for host in cluster.hosts:
         if host.address is None:
             continue
-        problem = _unusable(host.address)
+        problem = IPV4.host_problem(host.address)
+        if not problem and host.address.is_link_local:
+            # RFC 3927: a host chooses it by itself, and another one on any conflict.
+            problem = "is link-local, and may be another one tomorrow"
         if problem:
             yield ERROR, Problem(host.item, f"{host.address} {problem}; declare the node's own address", host.where)
         other = seen.setdefault(host.address, host)
         if other is not host:
             text = f"{host.address} is also that of {other.item}; every node needs an address of its own"
             yield ERROR, Problem(host.item, text, host.where)
-
-
-def _unusable(address: Address) -> str:
-    if address.version != 4:
-        return "is not an IPv4 address"
-    if address.is_loopback or address.is_unspecified:
-        return "is reached by no other node"
-    if address.is_multicast or address.is_link_local or int(address) == 2**32 - 1:
-        return "is not the address of one host"
-    return ""
 
 
 def _shared_values(cluster: Cluster) -> Found:

@@ -146,7 +146,7 @@ def test_name_that_is_an_address_needs_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.1.1", "255.255.255.255", "2001:db8::1"]
+    "address", ["127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.1.1", "240.0.0.1", "255.255.255.255", "2001:db8::1"]
 )
 def test_address_that_cannot_be_a_nodes(address: str) -> None:
     report = check_cluster(declaration(host_variables={"w1": {"ansible_host": address}}))
