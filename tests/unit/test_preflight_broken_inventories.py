@@ -81,6 +81,10 @@ EXPECTED: dict[str, dict[str, str]] = {
         "flannel_vxlan_vni": "must be 1 to 9999 with cluster_pod_cidr6, not 10000",
         "flannel_mtu": "must be 0 or 1350 to 65535, not 1300",
     },
+    "25_wireguard": {
+        "flannel_wireguard_psk": "must be the same on all nodes, and is 'sha256:4bb06f8e4e3a' on cp1; 'sha256:",
+        "flannel_wireguard_listen_port6": "must not be 51820, which is the port of the other device",
+    },
 }
 
 
@@ -140,6 +144,14 @@ def test_broken_inventory_is_refused_before_any_host_is_contacted(name: str, con
         assert text in found[item]
     assert result.stdout.count("TASK [") == 2, "something ran beside the preflight"
     assert controller.contacted == ""
+
+
+def test_secrets_that_differ_are_shown_to_nobody(controller: Controller) -> None:
+    inventory = BROKEN / "25_wireguard" / "hosts.yml"
+    result = controller.play(inventory, "site.yml", "-vvv")
+    secrets = re.findall(r"flannel_wireguard_psk: (\S+)", inventory.read_text())
+    assert len(set(secrets)) == 2
+    assert not [secret for secret in secrets if secret in result.stdout + result.stderr]
 
 
 def test_place_of_a_mistake_is_named(controller: Controller) -> None:

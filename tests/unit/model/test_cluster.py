@@ -40,7 +40,10 @@ OPTIONS = {
     "flannel_vxlan_gbp": {"type": "bool"},
     "flannel_vxlan_vni": {"type": "int"},
     "flannel_wireguard_keepalive": {"type": "int"},
+    "flannel_wireguard_listen_port": {"type": "int"},
     "flannel_wireguard_listen_port6": {"type": "int"},
+    "flannel_wireguard_mode": {"type": "str", "choices": ["separate", "auto", "ipv4", "ipv6"]},
+    "flannel_wireguard_psk": {"type": "str"},
     "node_packages": {"type": "list"},
     "node_sysctls": {"type": "dict"},
 }
