@@ -64,7 +64,8 @@ options:
         type: int
       listen_port6:
         description:
-          - UDP port of C(flannel-wg-v6), another one than O(backend.listen_port). Default is 51821. Only for V(wireguard).
+          - UDP port of C(flannel-wg-v6), another one than O(backend.listen_port). Default is 51821.
+          - Only for V(wireguard).
         type: int
       keepalive:
         description:

@@ -144,6 +144,13 @@ def parse_public_key(value: Any, path: str) -> str:
     return str(value)
 
 
+def is_public_key(value: str) -> bool:
+    try:
+        return bool(parse_public_key(value, ""))
+    except SpecError:
+        return False
+
+
 def preshared_key(value: Any, path: str) -> Secret:
     """From base64, "" for none. Raises SpecError without telling the value."""
     return Secret(parse_key(value, path)) if value != "" else NO_SECRET
