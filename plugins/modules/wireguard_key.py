@@ -13,7 +13,7 @@ author: the Fairlead authors
 description:
   - Makes a private key where there is none, and keeps the one that is there. It never leaves the node; what peers need
     is the public key, which the module returns.
-  - The public key is computed by the kernel, so a kernel with WireGuard is needed.
+  - The public key is computed by the kernel, so a kernel with WireGuard is needed, in check mode too.
   - Unlike the key that a real flanneld makes in F(/run/flannel/wgkey), it survives a reboot. The file has the form that
     flanneld reads, so its environment variable E(WIREGUARD_KEY_FILE) may name it.
 extends_documentation_fragment: fairlead.cluster.attributes
