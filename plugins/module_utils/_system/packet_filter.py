@@ -9,8 +9,9 @@ import socket
 from typing import Dict, Iterator, List, Protocol, Sequence, Tuple
 
 from .._model.errors import ApplyError, FairleadError, PrerequisiteError, ReadError
+from .._model.ip_version import VERSIONS, IpVersion
 from .._model.item import Item, State
-from .._model.masquerade import FAMILIES, Family, FilterObject, FilterRule, MasqueradeSpec, Rules
+from .._model.masquerade import FilterObject, FilterRule, MasqueradeSpec, Rules
 from .._model.parse import Network
 from .._plan.operation import Operation, outcome_of
 
@@ -40,9 +41,9 @@ class Backend(Protocol):
     backend: str
     at_once: bool
 
-    def read(self, family: Family) -> State: ...
+    def read(self, version: IpVersion) -> State: ...
 
-    def probe(self, family: Family, check: bool) -> None: ...
+    def probe(self, version: IpVersion, check: bool) -> None: ...
 
     def wanted(self, rules: Rules) -> State: ...
 
@@ -108,9 +109,9 @@ class FilterAdapter:
 def _read(backend: Backend) -> State:
     """Of both IP versions: one that does not work here holds nothing."""
     state: State = {}
-    for family in FAMILIES:
+    for version in VERSIONS:
         try:
-            state.update(backend.read(family))
+            state.update(backend.read(version))
         except PrerequisiteError:
             continue
     return state
