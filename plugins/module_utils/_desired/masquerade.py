@@ -11,18 +11,10 @@ from typing import Any, Collection, Dict, Iterator, List, Mapping, Optional, Seq
 from .._engine import Outcome
 from .._engine import converge as engine_converge
 from .._model.errors import PrerequisiteError
+from .._model.filter_items import FilterObject, FilterRule, version_of_table
 from .._model.ip_version import IPV4, IpVersion
 from .._model.item import State
-from .._model.masquerade import (
-    AUTO,
-    IPTABLES,
-    NFTABLES,
-    FilterObject,
-    FilterRule,
-    MasqueradeSpec,
-    parse_masquerade,
-    version_of_table,
-)
+from .._model.masquerade import AUTO, IPTABLES, NFTABLES, MasqueradeSpec, parse_masquerade
 from .._plan.operation import difference
 from .._system import iptables
 from .._system.forwarding import ForwardChain, dropping_chains

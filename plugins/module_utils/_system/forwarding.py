@@ -12,8 +12,9 @@ import json
 import re
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
+from .._model.filter_items import nft_name
 from .._model.ip_version import VERSIONS, IpVersion
-from .._model.masquerade import FORWARD_CHAIN, nft_name
+from .._model.masquerade import FORWARD_CHAIN
 from .runner import Runner
 
 _POLICY = re.compile(r":FORWARD (\S+)")

@@ -8,20 +8,10 @@ import re
 from typing import Dict, List, Mapping, Optional, Tuple
 
 from .._model.errors import ReadError
+from .._model.filter_items import FilterObject, FilterRule, nft_name, version_of_table
 from .._model.ip_version import IPV4, VERSIONS, IpVersion
 from .._model.item import Item, State, state_of
-from .._model.masquerade import (
-    FORWARD_CHAIN,
-    MASQUERADE,
-    POSTROUTING_CHAIN,
-    FilterObject,
-    FilterRule,
-    Match,
-    Rule,
-    Rules,
-    nft_name,
-    version_of_table,
-)
+from .._model.masquerade import FORWARD_CHAIN, MASQUERADE, POSTROUTING_CHAIN, Match, Rule, Rules
 from .forwarding import ForwardChain, drops_all, forward_chain, leads_to
 from .packet_filter import FORWARD_COMMENT, MASQUERADE_COMMENT, MissingError, UnsupportedError, base_of, refused
 from .runner import Runner

@@ -8,18 +8,10 @@ import json
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .._model.errors import ReadError
+from .._model.filter_items import FilterObject, FilterRule, nft_name, version_of_table
 from .._model.ip_version import VERSIONS, IpVersion
 from .._model.item import Item, State, state_of
-from .._model.masquerade import (
-    MASQUERADE,
-    FilterObject,
-    FilterRule,
-    Match,
-    Rule,
-    Rules,
-    nft_name,
-    version_of_table,
-)
+from .._model.masquerade import MASQUERADE, Match, Rule, Rules
 from .packet_filter import FORWARD_COMMENT, MASQUERADE_COMMENT, MissingError, base_of, refused
 from .runner import Runner
 

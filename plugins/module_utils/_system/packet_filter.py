@@ -9,9 +9,10 @@ import socket
 from typing import Dict, Iterator, List, Protocol, Sequence, Tuple
 
 from .._model.errors import ApplyError, FairleadError, PrerequisiteError, ReadError
+from .._model.filter_items import FilterObject, FilterRule
 from .._model.ip_version import VERSIONS, IpVersion
 from .._model.item import Item, State
-from .._model.masquerade import FilterObject, FilterRule, MasqueradeSpec, Rules
+from .._model.masquerade import MasqueradeSpec, Rules
 from .._model.parse import Network
 from .._plan.operation import Operation, outcome_of
 

@@ -23,8 +23,9 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors imp
     ReadError,
     SpecError,
 )
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.filter_items import nft_name
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.ip_version import IPV4, VERSIONS
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.masquerade import nft_name, parse_masquerade
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.masquerade import parse_masquerade
 from ansible_collections.fairlead.cluster.plugins.module_utils._system.iptables import Iptables
 from ansible_collections.fairlead.cluster.plugins.module_utils._system.nftables import Nftables
 
