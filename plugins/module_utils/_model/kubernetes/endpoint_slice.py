@@ -8,12 +8,12 @@ The API server's limits on sizes (1000 endpoints, 8 hints) protect its store; th
 
 from __future__ import annotations
 
-from typing import FrozenSet, NamedTuple, Optional, Tuple
+from typing import Any, Dict, FrozenSet, NamedTuple, Optional, Tuple
 
 from ..errors import SpecError
-from ..ip_version import IPV4, IPV6, IpVersion
+from ..ip_version import IPV4, IPV6, IpVersion, version_of
 from ..parse import NODE_NAME, Section, unique
-from .addresses import endpoint_address_of
+from .addresses import endpoint_address_of, plain_address
 from .documents import KubernetesObject, dns_label
 from .service import HIGHEST_PORT, PROTOCOLS
 
@@ -22,6 +22,8 @@ HEADLESS_LABEL = "service.kubernetes.io/headless"
 ADDRESS_TYPES = ("IPv4", "IPv6", "FQDN")
 _VERSIONS = {"IPv4": IPV4, "IPv6": IPV6}
 _ANYWHERE: FrozenSet[str] = frozenset()
+_CONDITIONS = (("ready", True), ("serving", True), ("terminating", False))
+_UNKNOWN: Dict[str, bool] = {}
 
 
 class SlicePort(NamedTuple):
@@ -80,7 +82,8 @@ def slice_or_reason(one: KubernetesObject) -> Tuple[Optional[EndpointSlice], str
 def _slice(one: KubernetesObject, service: str, version: IpVersion) -> EndpointSlice:
     ports = tuple(map(_port, one.section.sections("ports", ())))
     unique({f"{each.path}.name": each.name for each in ports}, "port name")
-    endpoints = tuple(_endpoint(section, version) for section in one.section.sections("endpoints", ()))
+    found = one.section.entries("endpoints", ())
+    endpoints = tuple(_usual(each, version) or _endpoint(Section(each, path), version) for path, each in found.items())
     return EndpointSlice(one.section.path, one.namespace, one.name, service, version, ports, endpoints)
 
 
@@ -90,15 +93,28 @@ def _port(section: Section) -> SlicePort:
     return SlicePort(section.path, name, protocol, section.integer("port", 1, HIGHEST_PORT, 0))
 
 
+def _usual(entry: Any, version: IpVersion) -> Optional[Endpoint]:
+    """An endpoint without hints in the form that the API server has, taken at one go; a cluster has a hundred thousand
+    of them. None for any other, which is then read field by field."""
+    if type(entry) is not dict or entry.get("hints") is not None:
+        return None
+    addresses, node, conditions = entry.get("addresses"), entry.get("nodeName", ""), entry.get("conditions", _UNKNOWN)
+    if type(addresses) is not list or len(addresses) != 1 or type(node) is not str or type(conditions) is not dict:
+        return None
+    address = plain_address(addresses[0])
+    known = tuple(conditions.get(name, default) for name, default in _CONDITIONS)
+    if version_of(address) is not version or not address or not all(type(each) is bool for each in known):
+        return None
+    return Endpoint(address, node, *known) if not node or NODE_NAME.fullmatch(node) else None
+
+
 def _endpoint(section: Section, version: IpVersion) -> Endpoint:
     conditions = section.section("conditions", {})
     hints = section.section("hints", {})
     return Endpoint(
         address=_address(section, version),
         node=_node_name(section, "nodeName"),
-        ready=conditions.boolean("ready", True),
-        serving=conditions.boolean("serving", True),
-        terminating=conditions.boolean("terminating", False),
+        **{name: conditions.boolean(name, default) for name, default in _CONDITIONS},
         zones=frozenset(each.text("name") for each in hints.sections("forZones", ())) or _ANYWHERE,
         nodes=frozenset(_node_name(each, "name") for each in hints.sections("forNodes", ())) or _ANYWHERE,
     )
