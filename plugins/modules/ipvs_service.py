@@ -262,7 +262,7 @@ from ..module_utils._desired import store
 from ..module_utils._desired.ipvs_service import KIND, Run, gather
 from ..module_utils._engine import Outcome, together
 from ..module_utils._model.ipvs_service import parse_services
-from ..module_utils._model.ipvs_text import restore_lines
+from ..module_utils._model.ipvs_text import ipvsadm_lines
 from ..module_utils._system.lock import exclusive
 from ..module_utils._system.runner import module_runner
 
@@ -317,7 +317,7 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
         return {**_result(module, Outcome({}, {}, [])), "gathered": gather()}
     if state == "rendered":
         declared = parse_services(document)
-        return {**_result(module, Outcome({}, {}, [])), "rendered": restore_lines(declared.services, declared.servers)}
+        return {**_result(module, Outcome({}, {}, [])), "rendered": ipvsadm_lines(declared.services, declared.servers)}
     with contextlib.nullcontext() if module.check_mode else exclusive(KIND):
         work = Run(document, state, module.check_mode, module_runner(module))
         outcome, kept = work.converge(), work.kept()

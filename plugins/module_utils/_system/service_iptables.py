@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping
 
 from .._model.filter_items import FilterEntry, FilterObject, FilterRule, nft_name
 from .._model.ip_version import VERSIONS, IpVersion
