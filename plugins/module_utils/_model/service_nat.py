@@ -10,11 +10,28 @@ elsewhere, and the node itself, which takes the service's own address as its sou
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 from typing import FrozenSet, Tuple
 
 from .ip_version import IpVersion
-from .ipvs import PROTOCOLS
+from .ipvs import PROTOCOLS, service_parts
 from .parse import Network
+from .service_node import ServiceNode
+from .service_sets import (
+    CLUSTER_IP,
+    EXTERNAL_IP,
+    HAIRPIN,
+    LOAD_BALANCER,
+    LOAD_BALANCER_LOCAL,
+    LOAD_BALANCER_OWN_SOURCE,
+    LOAD_BALANCER_RESTRICTED,
+    LOAD_BALANCER_SOURCES,
+    NODE_PORTS,
+    NODE_PORTS_LOCAL,
+    VIRTUAL_ADDRESS,
+    entry_text,
+)
+from .service_table import ServiceTable
 
 # A bit of the packet mark that neither portmap (0x2000), kube-proxy (0x4000, 0x8000), kube-router (0x10000, 0x20000)
 # nor Calico (0xffff0000) takes.
@@ -69,3 +86,37 @@ SETS = {
 def entry_of(protocol: str, address: str, port: int) -> str:
     assert protocol in PROTOCOLS
     return f"{address},{protocol}:{port}"
+
+
+def nat_of(table: ServiceTable, node: ServiceNode, version: IpVersion) -> ServiceNat:
+    """Of one IP version, for the services of a node."""
+
+    def entries(*names: str) -> Entries:
+        return frozenset(entry_text(entry) for name in names for entry in table.sets[name][version])
+
+    virtual = entries(VIRTUAL_ADDRESS)
+    networks = tuple(ipaddress.ip_network(each) for each in node.cluster_networks)
+    places = [(parts.address, parts) for parts in (service_parts(each.service) for each in table.services)]
+    return ServiceNat(
+        version,
+        tuple(each for each in networks if each.version == version.number),
+        hairpins=entries(HAIRPIN),
+        cluster=entries(CLUSTER_IP),
+        outside=(entries(EXTERNAL_IP, LOAD_BALANCER) - entries(LOAD_BALANCER_LOCAL)) | _node_ports(table, node, version),
+        addresses=virtual,
+        known=frozenset(entry_of(each.protocol, address, each.port) for address, each in places if address in virtual),
+        guarded=entries(LOAD_BALANCER_RESTRICTED),
+        allowed=entries(LOAD_BALANCER_SOURCES, LOAD_BALANCER_OWN_SOURCE),
+        masquerade_all=node.masquerade_all,
+    )
+
+
+def _node_ports(table: ServiceTable, node: ServiceNode, version: IpVersion) -> Entries:
+    """Those at which clients are masqueraded."""
+    found = set()
+    for protocol, name in NODE_PORTS.items():
+        local = frozenset(table.sets[NODE_PORTS_LOCAL[protocol]][version])
+        # The port is the last part of an entry, whether or not the address is in it.
+        ports = {int(entry[-1]) for entry in table.sets[name][version] if entry not in local}
+        found |= {entry_of(protocol, each, port) for each in node.node_port_addresses[version] for port in ports}
+    return frozenset(found)

@@ -9,7 +9,7 @@ import socket
 from typing import Dict, Iterator, List, Protocol, Sequence, Tuple
 
 from .._model.errors import ApplyError, FairleadError, PrerequisiteError, ReadError
-from .._model.filter_items import FilterObject, FilterRule
+from .._model.filter_items import FilterEntry, FilterObject, FilterRule
 from .._model.ip_version import VERSIONS, IpVersion
 from .._model.item import Item, State
 from .._model.masquerade import MasqueradeSpec, Rules
@@ -21,6 +21,8 @@ MASQUERADE_COMMENT, FORWARD_COMMENT = "fairlead masquerade", "fairlead forward"
 _UNSUPPORTED = re.compile(
     r"not supported|does not exist|do you need to insmod|incompatible|Could not process rule: No such file"
     r"|not compiled"
+    # Netlink is there for sets, and nf_tables is not.
+    r"|generation id: Invalid argument"
 )
 
 
@@ -103,7 +105,7 @@ class FilterAdapter:
 
     def _transaction(self, item: Item) -> Tuple[str, str]:
         """Backend and table, no table where all are replaced at once."""
-        assert isinstance(item, (FilterObject, FilterRule))
+        assert isinstance(item, (FilterObject, FilterRule, FilterEntry))
         return item.backend, "" if self.backends[item.backend].at_once else item.table
 
 

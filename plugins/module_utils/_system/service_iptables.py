@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from typing import Any, Dict, Iterable, Iterator, List, Mapping
 
+from .._model.errors import PrerequisiteError
 from .._model.filter_items import FilterEntry, FilterObject, FilterRule, nft_name
 from .._model.ip_version import VERSIONS, IpVersion
 from .._model.item import Item, State, state_of
@@ -68,6 +69,7 @@ class ServiceIptables:
 
     def write(self, table: str, have: State, want: State) -> None:
         """Sets with what they gain come before the rules that look into them, what they lose goes afterwards."""
+        self._refuse_others(have, want)
         gained = [item for key, item in want.items() if key not in have]
         lost = [item for key, item in have.items() if key not in want]
         self._restore_sets([*_creations(gained), *_entries("add", gained)])
@@ -78,6 +80,14 @@ class ServiceIptables:
                 if old != new:
                     self._restore_rules(version, name, old, new)
         self._restore_sets([*_entries("del", lost), *_destructions(lost)])
+
+    def _refuse_others(self, have: State, want: State) -> None:
+        """ipset(8) turns no set into one of another type while a rule looks into it."""
+        for key, item in want.items():
+            found = have.get(key)
+            if isinstance(found, FilterObject) and found != item:
+                name = found.name[4:]
+                raise PrerequisiteError(f"{found}: a set of that name is there and is no set of ours; destroy {name}")
 
     def _restore_sets(self, lines: List[str]) -> None:
         if lines:
