@@ -102,7 +102,8 @@ def nat_of(table: ServiceTable, node: ServiceNode, version: IpVersion) -> Servic
         tuple(each for each in networks if each.version == version.number),
         hairpins=entries(HAIRPIN),
         cluster=entries(CLUSTER_IP),
-        outside=(entries(EXTERNAL_IP, LOAD_BALANCER) - entries(LOAD_BALANCER_LOCAL)) | _node_ports(table, node, version),
+        outside=(entries(EXTERNAL_IP, LOAD_BALANCER) - entries(LOAD_BALANCER_LOCAL))
+        | _node_ports(table, node, version),
         addresses=virtual,
         known=frozenset(entry_of(each.protocol, address, each.port) for address, each in places if address in virtual),
         guarded=entries(LOAD_BALANCER_RESTRICTED),
