@@ -98,11 +98,8 @@ class Run:
         return frozenset(names)
 
     def _backends(self) -> List[Backend]:
-        kinds = iptables.find(self.runner)
-        return [
-            ServiceNftables(self.runner),
-            *(ServiceIptables(each.backend, each.commands, self.runner) for each in kinds),
-        ]
+        kinds = [ServiceIptables(each.backend, each.commands, self.runner) for each in iptables.find(self.runner)]
+        return [ServiceNftables(self.runner), *kinds]
 
     def _rules(self, backends: List[Backend]) -> State:
         """Those wanted, of one backend."""

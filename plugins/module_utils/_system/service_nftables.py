@@ -62,10 +62,8 @@ class ServiceNftables(Nftables):
             old, new = of_version(version, have), of_version(version, want)
             commands += replacement(TABLE, version, old, new)
             # What a set has goes with it.
-            kept = {key for key, item in old.items() if new.get(key) == item}
-            commands += list(
-                _changes(version, have, want, {str(key[-1])[4:] for key in kept if "set " in str(key[-1])})
-            )
+            kept = {str(key[-1])[4:] for key, item in old.items() if new.get(key) == item and key[-1] != "table"}
+            commands += _changes(version, have, want, kept)
         if commands:
             self.run(commands)
 
