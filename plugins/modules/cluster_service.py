@@ -11,8 +11,8 @@ version_added: 0.2.0
 author: the Fairlead authors
 description:
   - Makes the Services of Kubernetes manifests work on a node without an API server and without kube-proxy. Cluster
-    IPs, node ports, external IPs and load balancer addresses become virtual services of the kernel's IPVS in front of the
-    endpoints, as kube-proxy in mode ipvs would have them.
+    IPs, node ports, external IPs and load balancer addresses become virtual services of the kernel's IPVS in front of
+    the endpoints, as kube-proxy in mode ipvs would have them.
   - Beside them stand rules of the packet filter in chains and sets of our own. They masquerade what could not be
     answered otherwise, keep clients out that a load balancer's source ranges leave out, and refuse what is sent to a
     service's address and to none of its ports.
