@@ -117,7 +117,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-skipped:
+passed_over:
   description: Objects that lead to no virtual service, with the reason, a line each.
   returned: success
   type: list
@@ -181,7 +181,7 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
         outcome, kept = work.converge(), work.kept()
         remembered = store.forget(KIND, check) if kept is None else store.save(KIND, kept, check)
     result = result_of(module, together(outcome, remembered), "services of the cluster")
-    return {**result, "skipped": [f"{each.object}: {each.reason}" for each in work.skipped]}
+    return {**result, "passed_over": [f"{each.object}: {each.reason}" for each in work.skipped]}
 
 
 def _document(params: Dict[str, Any]) -> Dict[str, Any]:
