@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -45,18 +44,6 @@ class Places:
     def node_port(self, index: int) -> int:
         """``index`` from 0 to 9."""
         return 30000 + 10 * self.number + index
-
-
-def case_of(text: str) -> int | None:
-    """Number of the case that an address belongs to."""
-    address = ipaddress.ip_address(text)
-    if isinstance(address, ipaddress.IPv4Address):
-        first, second, third, _ = address.packed
-        return third if (first, second) in {(10, 96), (10, 244), (198, 18), (198, 19)} else None
-    groups = [int(group, 16) for group in address.exploded.split(":")]
-    if groups[:3] == [0xFD00, 0x10, 0x96]:
-        return groups[-1]
-    return groups[3] if groups[:3] in ([0xFD00, 0x10, 0x244], [0x2001, 0xDB8, 0xE], [0x2001, 0xDB8, 0xF]) else None
 
 
 def service(name: str, ports: list[Object], labels: Object | None = None, **spec: Any) -> Object:
