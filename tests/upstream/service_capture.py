@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,16 @@ VARIANTS = {
 }
 
 
-def document(variant: Variant, oracle: Oracle) -> dict[str, Any]:
-    """What is written: ``node``, ``options``, and for each of ``cases`` its objects and its share of the kernel's state.
+def recorded(kept: Mapping[str, Any]) -> list[Case]:
+    """The cases of a capture: another version of hypothesis draws other ones."""
+    return [Case(case["name"], tuple(case["objects"])) for case in kept["cases"]]
+
+
+def document(variant: Variant, chosen: Sequence[Case], oracle: Oracle) -> dict[str, Any]:
+    """What is written: ``node``, ``options``, and for each of ``cases`` its objects and its share of kernel state.
 
     ``rest`` is nobody's: of Service kubernetes, which the API server makes.
     """
-    chosen = variant.cases()
     state = oracle.state_of([made for case in chosen for made in case.objects], **variant.options)
     shares = shared_out(state, chosen)
     return {
@@ -92,7 +96,6 @@ def shared_out(state: dict[str, Any], chosen: Sequence[Case]) -> dict[str, dict[
     owners: dict[str, str] = {}
     for case in chosen:
         for key in _keys(case.objects):
-            # A number is asked for after the pairs, so that a node's address with a service's own port is no node port.
             owners.setdefault(key, case.name)
     shares: dict[str, dict[str, Any]] = {
         name: {"ipvs": [], "addresses": [], "ipsets": {}} for name in ("", *(case.name for case in chosen))
@@ -113,6 +116,7 @@ def shared_out(state: dict[str, Any], chosen: Sequence[Case]) -> dict[str, dict[
 
 
 def _owner(owners: dict[str, str], address: str, port: str) -> str:
+    # Pairs first: a service may have an address that is the node's as well.
     found = (owners.get(key) for key in (f"{address} {port}", port, address))
     return next((name for name in found if name is not None), "")
 

@@ -67,9 +67,7 @@ def endpoint_slice(
 
 def _pods(at: Places, *nodes: str, family: str = "IPv4", **more: Any) -> list[Object]:
     """A ready endpoint on each node."""
-    return [
-        {"addresses": [at.pod(family, index)], "nodeName": node, **more} for index, node in enumerate(nodes, 1)
-    ]
+    return [{"addresses": [at.pod(family, index)], "nodeName": node, **more} for index, node in enumerate(nodes, 1)]
 
 
 def _simple(
@@ -109,8 +107,10 @@ def _reused_address(at: Places) -> tuple[Object, ...]:
     old = [{"addresses": [at.pod("IPv4", 1)], "nodeName": "n2", "conditions": ended}]
     new = [{"addresses": [at.pod("IPv4", 1)], "nodeName": "n1", "conditions": {"ready": True}}]
     ports = [{"port": 8080}]
-    return own, endpoint_slice("reused-address", "a", "IPv4", old, ports), endpoint_slice(
-        "reused-address", "b", "IPv4", new, ports
+    return (
+        own,
+        endpoint_slice("reused-address", "a", "IPv4", old, ports),
+        endpoint_slice("reused-address", "b", "IPv4", new, ports),
     )
 
 
