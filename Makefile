@@ -37,7 +37,7 @@ test-kernel: setup ## Run the tests against the kernel, in network namespaces of
 test-lab: setup ## Run the tests that start lab nodes
 	@$(PYTEST) tests/lab
 
-test-upstream: setup ## Run the tests against real flanneld and etcd, built with Go (not part of `make test`)
+test-upstream: setup ## Run the tests against real flanneld, etcd and kube-proxy, built with Go (not part of `make test`)
 	@$(BIN)/python -m tests.upstream.builds
 	@$(PYTEST) tests/upstream
 
