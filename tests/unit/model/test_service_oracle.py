@@ -5,6 +5,7 @@ addresses of the dummy device, members of sets. `make test-upstream` shows that 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -87,6 +88,7 @@ def test_enough_is_captured() -> None:
     }
     assert {port.get("protocol", "TCP") for spec in specs for port in spec["ports"]} == {"TCP", "UDP", "SCTP"}
     assert {len(spec["ports"]) for spec in specs} >= {1, 2, 3}
-    for name in ("ready", "serving", "terminating"):
-        assert {each.get(name) for each in conditions} == {None, True, False}
+    states = {tuple(each.get(name) for name in ("ready", "serving", "terminating")) for each in conditions}
+    assert states == set(itertools.product((None, True, False), repeat=3))
     assert any(spec.get("clusterIP") == "None" for spec in specs)
+    assert set(_joined(CAPTURES["plain"], "ipsets")) == set(CAPTURES["plain"]["sets"]), "all sets have members"
