@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set
 
 from .._engine import Outcome, together
@@ -38,6 +39,15 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
         return Run(content, state, check, runner).converge()
 
 
+def change(content: Mapping[str, Any], state: str, check: bool, runner: Runner) -> Outcome:
+    """Bring the services to parameters, and remember them. ``state`` is one that changes something."""
+    with contextlib.nullcontext() if check else exclusive(KIND):
+        work = Run(content, state, check, runner)
+        outcome, kept = work.converge(), work.kept()
+        remembered = store.forget(KIND, check) if kept is None else store.save(KIND, kept, check)
+    return together(outcome, remembered)
+
+
 class Run:
     """One run with what it is about: the declaration, and what the node remembers of earlier ones."""
 
@@ -52,8 +62,15 @@ class Run:
         documents = [*([self.saved] if self.saved else []), *store.unfinished(KIND)]
         # What is as declared needs not be read again: at boot that is all of it.
         self.earlier = [_parsed(each) for each in documents if each != self.content]
+        self._killed = [_parsed(each) for each in documents[bool(self.saved) :]]
+        self._found: State = {}
 
     def converge(self) -> Outcome:
+        outcome = self._converge()
+        self._found = outcome.after
+        return outcome
+
+    def _converge(self) -> Outcome:
         if self.state == DELETED and not is_there(_MODULE):
             return Outcome({}, {}, [])
         modules = self._modules()
@@ -61,20 +78,25 @@ class Run:
             # Nothing can be there that the kernel does not know of.
             operations = plan_services({}, self._wanted())
             return together(modules, Outcome({}, state_of(each.item for each in operations), operations))
-        adapter = IpvsAdapter(self._devices(), self._thorough(), self.declared.drain)
+        wanted_device = "" if self.state == DELETED else self.declared.device
+        adapter = IpvsAdapter(self._devices(), self._thorough(), self.declared.drain, wanted_device)
         wanted = self._wanted()
         changed = engine_converge(adapter, lambda have: plan_services(have, wanted), self.check, self._around)
         return together(modules, changed)
 
     def kept(self) -> Optional[Dict[str, Any]]:
         """The document to remember: what is declared by all runs up to this one. None for nothing."""
-        if self.state == OVERRIDDEN or (not self.saved and self.state != DELETED):
+        if self.state == OVERRIDDEN:
             return self.content
-        saved = _parsed(self.saved or {})
         names = {each.service for each in self.declared.services}
+        if self.state == DELETED and not names:
+            return None
+        earlier = _parsed(self.saved) if self.saved else dataclasses.replace(self.declared, services=(), servers=())
+        for killed in self._killed:
+            earlier = _with_made(earlier, killed, self._found)
         if self.state == DELETED:
-            return _described_without(saved, names) if names else None
-        return described(_joined(saved, self.declared, keep_servers=self.state == MERGED))
+            return _described_without(earlier, names)
+        return described(_joined(earlier, self.declared, keep_servers=self.state == MERGED))
 
     def _around(self) -> contextlib.AbstractContextManager[None]:
         known = self.saved is not None and self.saved == self.content
@@ -85,6 +107,7 @@ class Run:
         if self.state == DELETED:
             return Outcome({}, {}, [])
         names = [_MODULE, *sorted({f"ip_vs_{each.scheduler}" for each in self.declared.services})]
+        names += sorted({f"ip_vs_pe_{each.engine}" for each in self.declared.services if each.engine})
         names += [_DUMMY] if self.declared.device and self.declared.services else []
         _require(names, self.declared)
         adapter = ModuleAdapter(names, self.runner)
@@ -126,8 +149,8 @@ class Run:
 
 
 def gather() -> Dict[str, Any]:
-    """All services that are there, as parameters."""
-    state = IpvsAdapter([]).read()
+    """All services that are there, as parameters. None are where the kernel's IPVS is not loaded."""
+    state = IpvsAdapter([]).read() if is_there(_MODULE) else {}
     services = tuple(item for item in state.values() if isinstance(item, VirtualService))
     servers = tuple(item for item in state.values() if isinstance(item, RealServer))
     return described(Declared(services, servers))
@@ -163,6 +186,15 @@ def _described_without(saved: Declared, names: Set[str]) -> Optional[Dict[str, A
     servers = tuple(each for each in saved.servers if each.service not in names)
     left = Declared(services, servers, saved.scope, saved.device, saved.timeouts, saved.drain)
     return described(left) if services else None
+
+
+def _with_made(saved: Declared, killed: Declared, there: State) -> Declared:
+    """With services that a killed run made and that are there still: they are ours, so they must not be forgotten."""
+    known = {each.service for each in saved.services}
+    made = [each for each in killed.services if each.service not in known and each.key in there]
+    names = {each.service for each in made}
+    servers = [each for each in killed.servers if each.service in names]
+    return dataclasses.replace(saved, services=(*saved.services, *made), servers=(*saved.servers, *servers))
 
 
 def _joined(saved: Declared, declared: Declared, keep_servers: bool) -> Declared:
