@@ -260,7 +260,7 @@ from ..module_utils._ansible import result_of, run
 from ..module_utils._desired.ipvs_service import change, gather
 from ..module_utils._engine import Outcome
 from ..module_utils._model.ipvs_service import parse_services
-from ..module_utils._model.ipvs_text import restore_lines
+from ..module_utils._model.ipvs_text import ipvsadm_lines
 from ..module_utils._system.runner import module_runner
 
 TUNNEL = {
@@ -314,7 +314,7 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
         return {**_result(module, Outcome({}, {}, [])), "gathered": gather()}
     if state == "rendered":
         declared = parse_services(document)
-        return {**_result(module, Outcome({}, {}, [])), "rendered": restore_lines(declared.services, declared.servers)}
+        return {**_result(module, Outcome({}, {}, [])), "rendered": ipvsadm_lines(declared.services, declared.servers)}
     return _result(module, change(document, state, module.check_mode, module_runner(module)))
 
 

@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import ApplyError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.ipvs import RealServer
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.ipvs_service import parse_services
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.ipvs_text import restore_lines
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.ipvs_text import ipvsadm_lines
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.item import State
 from ansible_collections.fairlead.cluster.plugins.module_utils._netlink import ipvs_adapter, ipvs_table
 from ansible_collections.fairlead.cluster.plugins.module_utils._netlink.ipvs_adapter import IpvsAdapter
@@ -49,7 +49,7 @@ def many(count: int = SERVICES) -> Args:
 
 def lines(args: Args) -> list[str]:
     declared = parse_services(args)
-    return sorted(restore_lines(declared.services, declared.servers))
+    return sorted(ipvsadm_lines(declared.services, declared.servers))
 
 
 def test_many_services(node: Namespace, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.fairlead.cluster.plugins.module_utils._desired import ipvs_service
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import SpecError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.ipvs_service import parse_services
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.ipvs_text import restore_lines
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.ipvs_text import ipvsadm_lines
 from tests.kernel.ipvs_nodes import (
     DELETED,
     SCHEDULERS,
@@ -182,7 +182,7 @@ def test_rendered_lines_make_the_same_table_elsewhere(netns: Namespaces, tmp_pat
     node, other = lone_node(netns), lone_node(netns)
     apply_to(tmp_path, node, {**document, "device": ""})
     declared = parse_services(document)
-    lines = restore_lines(declared.services, declared.servers)
+    lines = ipvsadm_lines(declared.services, declared.servers)
     other.run("ipvsadm -R", data="".join(f"{line}\n" for line in lines))
     assert snapshot(other) == snapshot(node)
     assert sorted(line.replace(" -x 9 -y 4", "").replace(" -x 7", "") for line in lines) == table(node)

@@ -6,26 +6,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Set
 
 from .._engine import Outcome, together
 from .._engine import converge as engine_converge
-from .._model.errors import FairleadError, PrerequisiteError, SpecError
-from .._model.ipvs import PLAIN_TUNNEL, DummyDevice, RealServer, VirtualService
-from .._model.ipvs_service import Declared, described, is_loopback, parse_services, service_addresses
+from .._model.errors import FairleadError
+from .._model.ipvs import PLAIN_TUNNEL, RealServer, VirtualService
+from .._model.ipvs_service import Declared, described, parse_services
 from .._model.item import State, state_of
-from .._model.kernel import KernelModule
-from .._netlink.dummy import address_of_device, elsewhere
 from .._netlink.ipvs_adapter import IpvsAdapter
 from .._plan.ipvs import DELETED, MERGED, OVERRIDDEN, Wanted, plan_services
-from .._plan.operation import difference
-from .._system.kernel_modules import ModuleAdapter, is_there, require_loadable
 from .._system.lock import exclusive
 from .._system.runner import Runner
 from . import store
+from .virtual_services import has_ipvs, load_modules, wanted_services
 
 KIND = "ipvs_service"
-_MODULE, _DUMMY = "ip_vs", "dummy"
 
 
 def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcome:
@@ -71,15 +67,14 @@ class Run:
         return outcome
 
     def _converge(self) -> Outcome:
-        if self.state == DELETED and not is_there(_MODULE):
+        if self.state == DELETED and not has_ipvs():
             return Outcome({}, {}, [])
         modules = self._modules()
-        if self.check and not is_there(_MODULE):
+        if self.check and not has_ipvs():
             # Nothing can be there that the kernel does not know of.
             operations = plan_services({}, self._wanted())
             return together(modules, Outcome({}, state_of(each.item for each in operations), operations))
-        wanted_device = "" if self.state == DELETED else self.declared.device
-        adapter = IpvsAdapter(self._devices(), self._thorough(), self.declared.drain, wanted_device)
+        adapter = IpvsAdapter(self._devices(), self._thorough(), self.declared.drain, self._no_more_ours())
         wanted = self._wanted()
         changed = engine_converge(adapter, lambda have: plan_services(have, wanted), self.check, self._around)
         return together(modules, changed)
@@ -103,38 +98,16 @@ class Run:
         return contextlib.nullcontext() if known or self.state == DELETED else store.noted(KIND, self.content)
 
     def _modules(self) -> Outcome:
-        """Kernel modules that are missing, loaded."""
         if self.state == DELETED:
             return Outcome({}, {}, [])
-        names = [_MODULE, *sorted({f"ip_vs_{each.scheduler}" for each in self.declared.services})]
-        names += sorted({f"ip_vs_pe_{each.engine}" for each in self.declared.services if each.engine})
-        names += [_DUMMY] if self.declared.device and self.declared.services else []
-        _require(names, self.declared)
-        adapter = ModuleAdapter(names, self.runner)
-        return engine_converge(
-            adapter, lambda have: difference(have, {**have, **state_of(map(KernelModule, names))}), self.check
-        )
+        return load_modules(self.declared, self.check, self.runner)
 
     def _wanted(self) -> Wanted:
-        declared = self.declared
-        items: State = {("virtual_service", each.service): each for each in declared.services}
-        items.update((("real_server", each.service, each.address), each) for each in declared.servers)
-        if self.state != DELETED:
-            items.update(state_of(self._on_the_device()))
-            if declared.timeouts is not None:
-                items[declared.timeouts.key] = declared.timeouts
-        return Wanted(items, self.state, declared.scope, self._earlier_names(), declared.device, declared.drain > 0)
+        return wanted_services(self.declared, self.state, self._earlier_names(), self._devices())
 
-    def _on_the_device(self) -> Iterable[Any]:
-        """The dummy device with those addresses that no other interface has."""
-        device = self.declared.device
-        addresses = service_addresses(self.declared.services) if device else []
-        if not addresses:
-            return []
-        others = elsewhere(self._devices())
-        hosts = [(each, each.partition("/")[0]) for each in addresses]
-        own = [address_of_device(device, each) for each, host in hosts if host not in others and not is_loopback(host)]
-        return [DummyDevice(device), *own] if own else []
+    def _no_more_ours(self) -> List[str]:
+        """Devices that need not be ours any more."""
+        return [each for each in self._devices() if self.state == DELETED or each != self.declared.device]
 
     def _devices(self) -> List[str]:
         return [self.declared.device, *(each.device for each in self.earlier)]
@@ -150,7 +123,7 @@ class Run:
 
 def gather() -> Dict[str, Any]:
     """All services that are there, as parameters. None are where the kernel's IPVS is not loaded."""
-    state = IpvsAdapter([]).read() if is_there(_MODULE) else {}
+    state = IpvsAdapter([]).read() if has_ipvs() else {}
     services = tuple(item for item in state.values() if isinstance(item, VirtualService))
     servers = tuple(item for item in state.values() if isinstance(item, RealServer))
     return described(Declared(services, servers))
@@ -167,18 +140,6 @@ def _parsed(document: Mapping[str, Any]) -> Declared:
     with contextlib.suppress(FairleadError):
         return parse_services(document)
     return Declared((), ())
-
-
-def _require(names: Sequence[str], declared: Declared) -> None:
-    """Refuse what the kernel lacks, naming the service that asks for it."""
-    for name in names:
-        try:
-            require_loadable([name])
-        except PrerequisiteError as error:
-            asking = [n for n, each in enumerate(declared.services) if f"ip_vs_{each.scheduler}" == name]
-            if not asking:
-                raise
-            raise SpecError(f"services[{asking[0]}].scheduler", str(error)) from error
 
 
 def _described_without(saved: Declared, names: Set[str]) -> Optional[Dict[str, Any]]:

@@ -327,7 +327,7 @@ def service_addresses(services: Sequence[VirtualService]) -> List[str]:
     return [f"{address}/{version_of(address).bits}" for address in found]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def is_loopback(address: str) -> bool:
     """Every interface lo answers for 127.0.0.0/8 and ::1 without having each."""
     return ipaddress.ip_address(address).is_loopback

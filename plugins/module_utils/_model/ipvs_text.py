@@ -1,91 +1,100 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Virtual services and real servers as lines of ipvsadm(8): what `ipvsadm-save -n` prints and `ipvsadm --restore`
-takes."""
+"""Virtual services and real servers as ipvsadm-save of ipvsadm 1.31 writes them with -n: lines that ipvsadm --restore
+takes. Limits on connections, which ipvsadm-save leaves out, are there."""
 
 from __future__ import annotations
 
 import ipaddress
 from typing import Dict, Iterable, List, Tuple
 
-from .ip_version import IPV6
+from .errors import SpecError
+from .ip_version import IPV4
 from .ipvs import (
     DIRECT,
     FLAGS,
     LOCAL,
     MASQUERADE,
+    PROTOCOLS,
     TUNNEL,
     RealServer,
     ServiceParts,
     VirtualService,
+    endpoint_name,
     endpoint_parts,
     service_parts,
 )
 
-_PROTOCOLS = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}
-_METHODS = {MASQUERADE: "-m", TUNNEL: "-i", DIRECT: "-g", LOCAL: "-g"}
-_CHECKSUMS = {"none": "--tun-nocsum", "checksum": "--tun-csum", "remote": "--tun-remcsum"}
-# Of schedulers that give the flags a meaning, ipvsadm writes them by name.
-_NAMED_FLAGS = {"sh": ("sh-fallback", "sh-port", "flag-3"), "mh": ("mh-fallback", "mh-port", "flag-3")}
-_OTHER_FLAGS = ("flag-1", "flag-2", "flag-3")
-_FLAG_BITS = (FLAGS["fallback"], FLAGS["port"], FLAGS["flag-3"])
+_PROTOCOL_OPTIONS = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}
+_FORWARDING_OPTIONS = {MASQUERADE: "-m", DIRECT: "-g", LOCAL: "-g", TUNNEL: "-i"}
+_CHECKSUM_OPTIONS = {"none": "--tun-nocsum", "checksum": "--tun-csum", "remote": "--tun-remcsum"}
+_FLAG_BITS = tuple(FLAGS[name] for name in ("fallback", "port", "flag-3"))
+# Names that flags have with some schedulers; the others just count them.
+_FLAG_NAMES = {"sh": ("sh-fallback", "sh-port", "flag-3"), "mh": ("mh-fallback", "mh-port", "flag-3")}
+_FLAGS = ("flag-1", "flag-2", "flag-3")
 
 
-def restore_lines(services: Iterable[VirtualService], servers: Iterable[RealServer]) -> List[str]:
-    """Each service in front of its real servers, in the order of addresses. The lines are those of `ipvsadm-save -n`,
-    but for thresholds, which it forgets."""
+def ipvsadm_lines(services: Iterable[VirtualService], servers: Iterable[RealServer]) -> List[str]:
+    """In ipvsadm's order: services by firewall mark, IP version, protocol and address, each before its real servers.
+    Raises SpecError for a real server that ipvsadm has no option for."""
     of_service: Dict[str, List[RealServer]] = {}
     for server in servers:
         of_service.setdefault(server.service, []).append(server)
-    lines: List[str] = []
-    for service in sorted(services, key=lambda each: _order(service_parts(each.service))):
-        place = _place(service_parts(service.service))
-        lines.append(_service_line(service, place))
-        found = sorted(of_service.get(service.service, ()), key=lambda each: _endpoint(each.address))
-        lines += [_server_line(server, place) for server in found]
+    lines = []
+    for service in sorted(services, key=lambda each: _service_order(service_parts(each.service))):
+        lines.append(_service_line(service))
+        found = of_service.get(service.service, ())
+        lines += [_server_line(server) for server in sorted(found, key=_server_order)]
     return lines
 
 
-def _order(parts: ServiceParts) -> Tuple[int, int, str, int, int]:
+def _service_order(parts: ServiceParts) -> Tuple[int, int, int, int, int]:
     address = int(ipaddress.ip_address(parts.address)) if parts.address else 0
-    return parts.mark, parts.version.number, parts.protocol, address, parts.port
+    return parts.mark, parts.version.number, PROTOCOLS.get(parts.protocol, 0), address, parts.port
 
 
-def _endpoint(name: str) -> Tuple[int, int, int]:
-    address, port = endpoint_parts(name)
-    ip = ipaddress.ip_address(address)
-    return ip.version, int(ip), port
+def _server_order(server: RealServer) -> Tuple[int, int, int]:
+    text, port = endpoint_parts(server.address)
+    address = ipaddress.ip_address(text)
+    return address.version, int(address), port
 
 
-def _place(parts: ServiceParts) -> str:
+def _service_option(parts: ServiceParts) -> str:
     if parts.mark:
-        return f"-f {parts.mark}" + (" -6" if parts.version is IPV6 else "")
-    address = f"[{parts.address}]" if parts.version is IPV6 else parts.address
-    return f"{_PROTOCOLS[parts.protocol]} {address}:{parts.port}"
+        return f"-f {parts.mark}" + ("" if parts.version is IPV4 else " -6")
+    return f"{_PROTOCOL_OPTIONS[parts.protocol]} {endpoint_name(parts.address, parts.port)}"
 
 
-def _service_line(service: VirtualService, place: str) -> str:
-    words = [f"-A {place} -s {service.scheduler}"]
-    version = service_parts(service.service).version
+def _service_line(service: VirtualService) -> str:
+    parts = service_parts(service.service)
+    words = ["-A", _service_option(parts), "-s", service.scheduler]
     if service.persistence:
-        words.append(f"-p {service.persistence}")
-        if service.netmask != version.bits:
-            mask = ipaddress.ip_network(f"0.0.0.0/{service.netmask}").netmask if version.number == 4 else service.netmask
-            words.append(f"-M {mask}")
-    words += [f"--pe {service.engine}"] if service.engine else []
+        words += ["-p", str(service.persistence)]
+        if service.netmask != parts.version.bits:
+            words += ["-M", _netmask(service.netmask, parts)]
+    words += ["--pe", service.engine] if service.engine else []
     words += ["-o"] if service.flags & FLAGS["one-packet"] else []
-    names = zip(_FLAG_BITS, _NAMED_FLAGS.get(service.scheduler, _OTHER_FLAGS))
-    flags = ",".join(name for bit, name in names if service.flags & bit)
-    return " ".join([*words, *([f"-b {flags}"] if flags else [])])
+    names = zip(_FLAG_BITS, _FLAG_NAMES.get(service.scheduler, _FLAGS))
+    flags = [name for bit, name in names if service.flags & bit]
+    return " ".join([*words, *(["-b", ",".join(flags)] if flags else [])])
 
 
-def _server_line(server: RealServer, place: str) -> str:
-    words = [f"-a {place} -r {server.address} {_METHODS[server.forwarding]} -w {server.weight}"]
-    words += [f"-x {server.upper}"] if server.upper else []
-    words += [f"-y {server.lower}"] if server.lower else []
-    if server.forwarding == TUNNEL:
-        kind, port, checksum = server.tunnel
-        words.append(f"--tun-type {kind}")
-        words += [f"--tun-port {port}"] if port else []
-        words += [_CHECKSUMS[checksum]] if kind != "ipip" else []
-    return " ".join(words)
+def _netmask(length: int, parts: ServiceParts) -> str:
+    return str(ipaddress.ip_network(f"0.0.0.0/{length}").netmask) if parts.version is IPV4 else str(length)
+
+
+def _server_line(server: RealServer) -> str:
+    option = _FORWARDING_OPTIONS.get(server.forwarding)
+    if option is None:
+        raise SpecError(server.service, f"ipvsadm has no option for forwarding {server.forwarding} ({server.address})")
+    service = _service_option(service_parts(server.service))
+    words = ["-a", service, "-r", server.address, option, "-w", str(server.weight)]
+    words += ["-x", str(server.upper)] if server.upper else []
+    words += ["-y", str(server.lower)] if server.lower else []
+    return " ".join([*words, *(_tunnel_words(server) if server.forwarding == TUNNEL else [])])
+
+
+def _tunnel_words(server: RealServer) -> List[str]:
+    kind, port, checksum = server.tunnel
+    words = ["--tun-type", kind, *(["--tun-port", str(port)] if port else [])]
+    return words if kind == "ipip" else [*words, _CHECKSUM_OPTIONS[checksum]]

@@ -37,15 +37,15 @@ class IpvsAdapter:
     devices of the given names with their addresses.
 
     Of services in ``thorough``, thresholds and tunnels are known whatever the number of services. A real server that is
-    removed with weight 0 while it has connections gets up to ``drain`` seconds to end them. Device ``wanted`` must be
-    of the right kind if it is there; other interfaces that have the name of one are none.
+    removed with weight 0 while it has connections gets up to ``drain`` seconds to end them. Where a name of
+    ``earlier`` is that of another kind of interface by now, it is left alone.
     """
 
     def __init__(
-        self, devices: Iterable[str], thorough: Iterable[str] = (), drain: float = 0, wanted: str = ""
+        self, devices: Iterable[str], thorough: Iterable[str] = (), drain: float = 0, earlier: Iterable[str] = ()
     ) -> None:
         self._devices = [name for name in dict.fromkeys(devices) if name]
-        self._wanted = wanted
+        self._earlier = frozenset(earlier)
         self._thorough = frozenset(thorough)
         self._drain = drain
         self._indexes: Dict[str, int] = {}
@@ -79,7 +79,7 @@ class IpvsAdapter:
                 if absent(error):
                     continue
                 raise
-            if name == self._wanted:
+            if name not in self._earlier:
                 raise PrerequisiteError(
                     f"interface {name} is there and is no dummy device, so it is not ours; remove it, or name another one"
                 )
