@@ -37,7 +37,7 @@ def test_kernel_without_ipvs_is_told_of(netns: Namespaces, run_module: RunModule
     for check in (True, False):
         result = run_module(MODULE, {"services": [web(1)]}, netns=node, check=check, fails=True)
         assert result["error_type"] == "PrerequisiteError"
-        assert result["msg"].startswith("kernel module ip_vs, which is needed for virtual servers of services, is not in")
+        assert result["msg"].startswith("kernel module ip_vs, which is needed for virtual servers of services, is ")
     assert not (state_dir / node.name / f"{MODULE}.json").exists()
     assert "fairlead-ipvs" not in node.out("ip link")
 

@@ -91,7 +91,7 @@ TUNNELS: dict[str, Args] = {
     "gre": {"forwarding": "tunnel", "tunnel": {"type": "gre"}},
     "gue": {"forwarding": "tunnel", "tunnel": {"type": "gue", "port": 6080}},
 }
-#: What takes packets out of a tunnel on a server. Every namespace has tunl0 and gre0 where the kernel has their modules.
+#: What takes packets out of a tunnel on a server. Every namespace has tunl0 and gre0 with the modules of the kernel.
 DECAPSULATION = {
     "direct": [],
     "ipip": ["ip link set tunl0 up"],

@@ -157,7 +157,15 @@ AREAS: list[tuple[Args, set[str]]] = [
 
 def test_scope_is_ours_alone(node: Namespace, tmp_path: Path) -> None:
     """Of others' services, those in it go with state overridden, and no others do."""
-    places = ("-t 10.96.1.1:80", "-t 10.96.1.1:8080", "-u 10.96.1.2:80", "-t [fd00:96::1]:80", "-f 10", "-f 12 -6", "-f 13")
+    places = (
+        "-t 10.96.1.1:80",
+        "-t 10.96.1.1:8080",
+        "-u 10.96.1.2:80",
+        "-t [fd00:96::1]:80",
+        "-f 10",
+        "-f 12 -6",
+        "-f 13",
+    )
     for area, gone in AREAS:
         foreign(node, [f"-A {place} -s rr" for place in places])
         for state in ("replaced", "merged"):
@@ -289,7 +297,7 @@ def test_device_of_another_name_and_none(state: str, node: Namespace, tmp_path: 
 def test_device_that_is_no_dummy_is_refused(node: Namespace, tmp_path: Path) -> None:
     node.run("ip link add svc0 type bridge")
     before = snapshot(node)
-    with pytest.raises(PrerequisiteError, match="interface svc0 is there and is no dummy device, so it is not ours"):
+    with pytest.raises(PrerequisiteError, match="interface svc0 is there and is no dummy device, so not ours"):
         apply_to(tmp_path, node, {"services": [web(1)], "device": "svc0"})
     apply_to(tmp_path, node, {**DELETED, "device": "svc0"})
     assert snapshot(node) == before

@@ -81,7 +81,7 @@ class IpvsAdapter:
                 raise
             if name not in self._earlier:
                 raise PrerequisiteError(
-                    f"interface {name} is there and is no dummy device, so it is not ours; remove it, or name another one"
+                    f"interface {name} is there and is no dummy device, so not ours; remove it, or name another one"
                 )
         if found:
             for address in dummy.addresses(netlink, found):
