@@ -42,7 +42,9 @@ options:
         description: Where packets go to, an IPv4 or IPv6 address. Required without O(services[].mark).
         type: str
       port:
-        description: Where packets go to. The default V(0) stands for all ports, which takes O(services[].persistence).
+        description:
+          - Where packets go to. Required without O(services[].mark). V(0) stands for all ports, which takes
+            O(services[].persistence).
         type: int
       mark:
         description: Take packets that the packet filter gave this firewall mark, instead of those of an address.
