@@ -24,7 +24,7 @@ elsewhere = pytest.mark.skipif(HAS_IPVS, reason="the tests run in this kernel, w
 
 
 @elsewhere
-@pytest.mark.parametrize("name", ["kinds", "states", "safety", "packets", "drain", "bulk"])
+@pytest.mark.parametrize("name", ["kinds", "states", "safety", "traps", "packets", "drain", "bulk"])
 def test_in_a_kernel_with_ipvs(name: str, tmp_path: Path) -> None:
     output = guest.run_tests(UserModeLinux(), [f"tests/kernel/test_ipvs_{name}.py"], MODULES, tmp_path, SECONDS)
     assert " passed" in output and " skipped" not in output
