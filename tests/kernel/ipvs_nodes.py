@@ -40,7 +40,7 @@ def web(*numbers: int, **more: Any) -> Args:
 def lone_node(netns: Namespaces) -> Namespace:
     """A node with an address of both IP versions on eth0."""
     made = netns("node")
-    made.run("ip link add eth0 type dummy")
+    made.run("ip link add eth0 address 02:00:00:00:00:01 type dummy")
     made.run("ip link set eth0 up")
     made.run("ip address add 192.0.2.1/24 dev eth0")
     made.run("ip address add 2001:db8::1/64 dev eth0 nodad")

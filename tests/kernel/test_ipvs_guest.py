@@ -16,8 +16,9 @@ from tests.kernel.ipvs_nodes import MODULE, SCHEDULERS, web
 from tests.kernel.namespaces import Namespaces
 
 #: Kernel modules of the guest.
-NETWORK = ("ipv6", "dummy", "veth", "bridge", "sctp", "ipip", "ip_gre", "fou", "nf_tables")
-MODULES = (*NETWORK, "ip_vs", *(f"ip_vs_{name}" for name in SCHEDULERS), "ip_vs_pe_sip")
+NETWORK = ("ipv6", "dummy", "veth", "bridge", "sctp", "ipip", "ip_gre", "fou")
+FILTER = ("iptable_mangle", "ip6table_mangle", "xt_tcpudp", "xt_mark")
+MODULES = (*NETWORK, *FILTER, "ip_vs", *(f"ip_vs_{name}" for name in SCHEDULERS), "ip_vs_pe_sip")
 SECONDS = 400
 HAS_IPVS = Path("/proc/net/ip_vs").exists()
 elsewhere = pytest.mark.skipif(HAS_IPVS, reason="the tests run in this kernel, which has IPVS")

@@ -122,8 +122,8 @@ def test_packets_reach_servers_as_they_are(method: str, netns: Namespaces, tmp_p
 def test_packets_with_a_mark(netns: Namespaces, tmp_path: Path) -> None:
     """Of one mark, each IP version has a service of its own; the addresses are the packet filter's matter."""
     lan = Lan(netns, 2)
-    chain = "{ chain c { type filter hook prerouting priority mangle; tcp dport 80 meta mark set 7; }; }"
-    lan.node.run("nft -f -", data=f"table ip m {chain}\ntable ip6 m {chain}\n")
+    for command in ("iptables-legacy", "ip6tables-legacy"):
+        lan.node.run(f"{command} -t mangle -A PREROUTING -p tcp --dport 80 -j MARK --set-mark 7")
     lan.node.run("ip route add local 10.96.7.0/24 dev lo")
     lan.node.run("ip -6 route add local fd00:96::7:0/112 dev lo")
     marked = {"mark": 7, "servers": [server("10.244.0.11", 8080)]}
