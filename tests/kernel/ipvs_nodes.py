@@ -75,19 +75,31 @@ def dummies(node: Namespace) -> list[str]:
     return sorted(link["ifname"] for link in node.json("ip -j link show type dummy"))
 
 
+#: Processes are slow to start in a guest, so one starts them all. `ipvsadm-save` is a script around the first.
+_SNAPSHOT = (
+    "ipvsadm -S -n",
+    "ipvsadm -Ln --thresholds",
+    "ipvsadm -Ln --timeout",
+    "ip -j address show",
+    "ip route show table local",
+    "ip -6 route show table local",
+)
+
+
 def snapshot(node: Namespace) -> dict[str, Any]:
     """All that the module may touch, and what is next to it."""
-    limits = [line.split()[:4] for line in node.out("ipvsadm -Ln --thresholds").splitlines()]
-    links = node.json("ip -j address show")
+    shown = node.out(["sh", "-ec", "; echo =====; ".join(_SNAPSHOT)]).split("=====\n")
+    services, limits, times, links, local, local6 = shown
     return {
-        "table": table(node),
-        "limits": sorted(limits),
-        "times": node.out("ipvsadm -Ln --timeout"),
+        "table": sorted(services.splitlines()),
+        "limits": sorted(line.split()[:4] for line in limits.splitlines()),
+        "times": times,
         "addresses": {
-            link["ifname"]: sorted((info["local"], info["prefixlen"]) for info in link["addr_info"]) for link in links
+            link["ifname"]: sorted((info["local"], info["prefixlen"]) for info in link["addr_info"])
+            for link in json.loads(links)
         },
-        "local": sorted(node.out("ip route show table local").splitlines()),
-        "local6": sorted(node.out("ip -6 route show table local").splitlines()),
+        "local": sorted(local.splitlines()),
+        "local6": sorted(local6.splitlines()),
     }
 
 

@@ -19,7 +19,8 @@ from tests.kernel.namespaces import Namespaces
 NETWORK = ("ipv6", "dummy", "veth", "bridge", "sctp", "ipip", "ip_gre", "fou")
 FILTER = ("iptable_mangle", "ip6table_mangle", "xt_tcpudp", "xt_mark")
 MODULES = (*NETWORK, *FILTER, "ip_vs", *(f"ip_vs_{name}" for name in SCHEDULERS), "ip_vs_pe_sip")
-SECONDS = 400
+#: More than enough on a busy machine, where namespaces and processes take a guest seconds.
+SECONDS = 1200
 HAS_IPVS = Path("/proc/net/ip_vs").exists()
 elsewhere = pytest.mark.skipif(HAS_IPVS, reason="the tests run in this kernel, which has IPVS")
 
