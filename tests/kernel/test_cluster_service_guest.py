@@ -1,0 +1,42 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Services of a cluster: where this kernel has no IPVS, their tests run in two guests, one for each family of filters."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.kernel import guest
+from tests.kernel.guest_debian import DebianKernel
+from tests.kernel.guest_uml import UserModeLinux
+
+#: Kernel modules of the guests.
+_NETWORK = ("veth", "bridge", "dummy", "sctp", "ip_vs", "ip_vs_rr")
+_SETS = ("ip_set", "ip_set_hash_ip", "ip_set_hash_ipport", "ip_set_hash_ipportip", "ip_set_hash_ipportnet")
+_MATCHES = ("xt_set", "xt_mark", "xt_conntrack", "xt_comment", "xt_tcpudp", "xt_MASQUERADE", "ipt_REJECT", "ip6t_REJECT")
+_LEGACY = ("iptable_nat", "ip6table_nat", "iptable_filter", "ip6table_filter")
+_NFT = ("nf_tables", "nft_chain_nat", "nft_ct", "nft_masq", "nft_reject_ipv4", "nft_reject_ipv6", "nft_compat")
+GUESTS = {
+    "User-mode Linux": (UserModeLinux, ("ipv6", *_NETWORK, *_SETS, *_MATCHES, *_LEGACY), 1),
+    "Debian": (DebianKernel, (*_NETWORK, *_SETS, *_MATCHES, *_NFT), 2),
+}
+FILES = ("packets", "states", "safety", "many")
+#: More than enough on a busy machine, where namespaces and commands take a guest seconds.
+SECONDS = 1500
+HAS_IPVS = Path("/proc/net/ip_vs").exists()
+
+
+@pytest.mark.skipif(HAS_IPVS, reason="the tests run in this kernel, which has IPVS")
+@pytest.mark.parametrize("name", GUESTS)
+def test_in_a_kernel_with_ipvs(name: str, tmp_path: Path) -> None:
+    """Each guest has ``ways`` of the three to the packet filter; what is skipped is for the others."""
+    kernel, modules, ways = GUESTS[name]
+    files = [f"tests/kernel/test_cluster_service_{each}.py" for each in FILES]
+    output = guest.run_tests(kernel(), files, modules, tmp_path, SECONDS)
+    counts = re.search(r"(\d+) passed(?:, (\d+) skipped)?", output)
+    assert counts is not None, output
+    passed, skipped = int(counts[1]), int(counts[2] or 0)
+    assert passed * (3 - ways) >= skipped * ways > 0, output
