@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two nodes on a LAN with a pod each, and a client outside; services on the first node, by module cluster_service.
 
-n1 192.0.2.11 has p1 10.244.1.2, n2 192.0.2.12 has p2 10.244.2.2, and the client, 192.0.2.9, routes what services have to
-n1. The same of IPv6. All of one node's state is seen from outside, by `snapshot`.
+n1 192.0.2.11 has p1 10.244.1.2, n2 192.0.2.12 has p2 10.244.2.2, and the client, 192.0.2.9, routes addresses of services
+to n1. The same of IPv6. All of one node's state is seen from outside, by `snapshot`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from tests.kernel.test_overlay_undo import inside
 from tests.manifests import Object, endpoint, endpoint_slice, service
 
 DEVICE = "fairlead-svc"
-WAYS = ("nftables", "iptables-nft", "iptables-legacy")
 CLIENT, CLIENT6 = "192.0.2.9", "2001:db8::9"
 NODE, NODE6 = "192.0.2.11", "2001:db8::11"
 #: What p1 and p2 see of a client that n1 masquerades: its address on the link to them.
@@ -104,7 +103,7 @@ def slices(name: str, ports: Sequence[Object], *pods: int) -> list[Object]:
 
 
 def everywhere(name: str, last: int, pods: Sequence[int] = (1, 2), sctp: bool = False, **spec: Any) -> list[Object]:
-    """A Service by all ways, of both IP versions: with number 80, cluster IPs 10.96.0.80 and fd00:10:96::80, external IPs
+    """A Service by all ways, of both IP versions. Number 80 has cluster IPs 10.96.0.80 and fd00:10:96::80, external IPs
     198.51.100.80 and 2001:db8:80::80, balancer 203.0.113.80 and 2001:db8:80:1::80, ports 80 (TCP) and 53 (UDP), node
     ports 30080 and 31080; with SCTP, port 99 and 32080."""
     protocols = [("http", "TCP", 80, 30000), ("dns", "UDP", 53, 31000), *([("sctp", "SCTP", 99, 32000)] * sctp)]
@@ -133,7 +132,12 @@ def everywhere(name: str, last: int, pods: Sequence[int] = (1, 2), sctp: bool = 
 
 def document(way: str, *objects: Object, **node: Any) -> Args:
     """For n1, with the rules held by one way."""
-    described = {"name": "n1", "address": NODE, "address6": NODE6, "cluster_networks": ["10.244.0.0/16", "fd00:10:244::/48"]}
+    described = {
+        "name": "n1",
+        "address": NODE,
+        "address6": NODE6,
+        "cluster_networks": ["10.244.0.0/16", "fd00:10:244::/48"],
+    }
     return {"objects": list(objects), "node": {**described, **node}, "backend": way.split("-")[0]}
 
 

@@ -1,6 +1,6 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Services of a cluster: where this kernel has no IPVS, their tests run in two guests, one for each family of filters."""
+"""Services of a cluster: where this kernel has no IPVS, their tests run in two guests with different packet filters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from tests.kernel.guest_uml import UserModeLinux
 #: Kernel modules of the guests.
 _NETWORK = ("veth", "bridge", "dummy", "sctp", "ip_vs", "ip_vs_rr")
 _SETS = ("ip_set", "ip_set_hash_ip", "ip_set_hash_ipport", "ip_set_hash_ipportip", "ip_set_hash_ipportnet")
-_MATCHES = ("xt_set", "xt_mark", "xt_conntrack", "xt_comment", "xt_tcpudp", "xt_MASQUERADE", "ipt_REJECT", "ip6t_REJECT")
+_MATCHES = (
+    "xt_set",
+    "xt_mark",
+    "xt_conntrack",
+    "xt_comment",
+    "xt_tcpudp",
+    "xt_MASQUERADE",
+    "ipt_REJECT",
+    "ip6t_REJECT",
+)
 _LEGACY = ("iptable_nat", "ip6table_nat", "iptable_filter", "ip6table_filter")
 _NFT = ("nf_tables", "nft_chain_nat", "nft_ct", "nft_masq", "nft_reject_ipv4", "nft_reject_ipv6", "nft_compat")
 GUESTS = {

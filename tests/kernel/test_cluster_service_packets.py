@@ -12,7 +12,6 @@ import pytest
 
 from tests.kernel import guest
 from tests.kernel.namespaces import Namespaces
-from tests.kernel.packet_filters import lacking, make_default
 from tests.kernel.service_flows import REFUSED, SILENT, Servers, ask, asking, has_sctp, spread, within
 from tests.kernel.service_site import (
     CLIENT,
@@ -26,7 +25,6 @@ from tests.kernel.service_site import (
     TO_P1_6,
     TO_P2,
     TO_P2_6,
-    WAYS,
     Site,
     apply_to,
     document,
@@ -42,18 +40,6 @@ MASQUERADED6 = [f"p1 {TO_P1_6}", f"p2 {TO_P2_6}"]
 PORTS = {"tcp": 80, "udp": 53}
 NODE_PORTS = {"tcp": 30000, "udp": 31000}
 HOST_PORT = 9100
-
-
-@pytest.fixture(params=WAYS)
-def way(request: pytest.FixtureRequest, netns: Namespaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    name: str = request.param
-    reason = lacking(netns("can"), name)
-    if reason:
-        pytest.skip(f"{reason}; the test runs in a guest that has it")
-    if name != "nftables":
-        make_default(tmp_path / "bin", name)
-        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    return name
 
 
 @pytest.fixture
@@ -149,7 +135,9 @@ def test_a_service_address_has_nothing_but_its_ports(way: str, site: Site, tmp_p
 def test_source_ranges(way: str, site: Site, tmp_path: Path) -> None:
     """Others than the allowed get no answer from the balancer's address, and are served by all other ways."""
     for address in ("192.0.2.200/24", "2001:db8::200/64"):
-        site.client.run(f"ip address add {address} dev eth0 nodad" if ":" in address else f"ip address add {address} dev eth0")
+        site.client.run(
+            f"ip address add {address} dev eth0 nodad" if ":" in address else f"ip address add {address} dev eth0"
+        )
     ranges = {"loadBalancerSourceRanges": [f"{CLIENT}/32", "198.18.0.0/15", f"{CLIENT6}/128"]}
     apply_to(tmp_path, site.n1, document(way, *everywhere("web", 80, **ranges)))
     for balancer, allowed, other, external in (
