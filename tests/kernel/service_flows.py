@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import ctypes
+import errno
 import os
 import selectors
 import socket
@@ -20,7 +21,7 @@ from typing import TypeVar
 from tests.kernel.namespaces import NETNS_DIR, Namespace
 
 PORT = 8080
-REFUSED, SILENT = "refused", "silent"
+REFUSED, SILENT, UNREACHABLE = "refused", "silent", "unreachable"
 TYPES = {
     "tcp": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
     "udp": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
@@ -90,7 +91,7 @@ class Servers:
 def ask(
     namespace: Namespace, address: str, port: int = 80, protocol: str = "tcp", source: str = "", wait: float = PATIENCE
 ) -> str:
-    """What a server says, REFUSED, or SILENT after ``wait`` seconds."""
+    """What a server says, REFUSED, UNREACHABLE, or SILENT after ``wait`` seconds."""
     return within(namespace, lambda: _ask(address, port, protocol, source, wait))
 
 
@@ -139,6 +140,32 @@ def _ask(address: str, port: int, protocol: str, source: str, wait: float) -> st
             return REFUSED
         except TimeoutError:
             return SILENT
+        except OSError as error:
+            if error.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+                raise
+            return UNREACHABLE
+
+
+def echo(namespace: Namespace, address: str, wait: float = PATIENCE) -> bool:
+    """Whether a ping is answered."""
+    return within(namespace, lambda: _echo(address, wait))
+
+
+def _echo(address: str, wait: float) -> bool:
+    six = ":" in address
+    family, protocol = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if six else (socket.AF_INET, socket.IPPROTO_ICMP)
+    # RFC 792, RFC 4443: type, code, checksum (of IPv6 by the kernel), identifier, number.
+    request = bytes((128, 0, 0, 0, 0, 7, 0, 1)) if six else bytes((8, 0, 0xF7, 0xF7, 0, 7, 0, 1))
+    with socket.socket(family, socket.SOCK_RAW, protocol) as client:
+        client.settimeout(wait)
+        client.connect((address, 0))
+        client.send(request)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                message = client.recv(1000)[0 if six else 20 :]
+                if message[0] == (129 if six else 0) and message[4:8] == request[4:8]:
+                    return True
+    return False
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Two nodes on a LAN with a pod each, and a client outside; services on the first node, by module cluster_service.
+"""Two nodes on a LAN with a pod each, and a client outside. The first node has services, by module cluster_service.
 
-n1 192.0.2.11 has p1 10.244.1.2, n2 192.0.2.12 has p2 10.244.2.2, and the client, 192.0.2.9, routes addresses of services
-to n1. The same of IPv6. All of one node's state is seen from outside, by `snapshot`.
+n1 192.0.2.11 has p1 10.244.1.2, n2 192.0.2.12 has p2 10.244.2.2. The client, 192.0.2.9, routes to n1
+what services have. The same of IPv6. All of one node's state is seen from outside, by `snapshot`.
 """
 
 from __future__ import annotations

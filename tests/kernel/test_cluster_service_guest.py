@@ -28,9 +28,11 @@ _MATCHES = (
 )
 _LEGACY = ("iptable_nat", "ip6table_nat", "iptable_filter", "ip6table_filter")
 _NFT = ("nf_tables", "nft_chain_nat", "nft_ct", "nft_masq", "nft_reject_ipv4", "nft_reject_ipv6", "nft_compat")
+# Asked for by the name of an algorithm, not of a module.
+_CHECKSUMS = "crc32c_generic"
 GUESTS = {
     "User-mode Linux": (UserModeLinux, ("ipv6", *_NETWORK, *_SETS, *_MATCHES, *_LEGACY), 1),
-    "Debian": (DebianKernel, (*_NETWORK, *_SETS, *_MATCHES, *_NFT), 2),
+    "Debian": (DebianKernel, (_CHECKSUMS, *_NETWORK, *_SETS, *_MATCHES, *_NFT), 2),
 }
 FILES = ("packets", "states", "safety", "many")
 #: More than enough on a busy machine, where namespaces and commands take a guest seconds.

@@ -12,11 +12,10 @@ import pytest
 
 from tests.kernel import guest
 from tests.kernel.namespaces import Namespaces
-from tests.kernel.service_flows import REFUSED, SILENT, Servers, ask, asking, has_sctp, spread, within
+from tests.kernel.service_flows import REFUSED, SILENT, UNREACHABLE, Servers, ask, asking, echo, has_sctp, spread
 from tests.kernel.service_site import (
     CLIENT,
     CLIENT6,
-    DEVICE,
     NODE,
     NODE6,
     P1,
@@ -59,7 +58,7 @@ def site(netns: Namespaces) -> Iterator[Site]:
 
 
 def test_every_kind_of_service(way: str, site: Site, tmp_path: Path) -> None:
-    assert ask(site.client, "10.96.0.80", wait=0.5) != "p1"
+    assert ask(site.client, "10.96.0.80", wait=0.5) in (UNREACHABLE, SILENT)
     services = [*everywhere("web", 80), *everywhere("local", 81, **LOCAL)]
     apply_to(tmp_path, site.n1, document(way, *services))
     for protocol, port in PORTS.items():
@@ -127,7 +126,7 @@ def test_a_service_address_has_nothing_but_its_ports(way: str, site: Site, tmp_p
         for address in addresses:
             for protocol, port in (("tcp", HOST_PORT), ("udp", HOST_PORT), ("tcp", 53), ("udp", 80)):
                 assert ask(client, address, port, protocol) == REFUSED, (client.name, address, protocol, port)
-            client.run(f"ping -n -c 1 -W 5 {address}")
+            assert echo(client, address)
     assert ask(site.client, NODE, HOST_PORT) == f"n1 {CLIENT}"
     assert ask(site.client, NODE6, HOST_PORT, "udp") == f"n1 {CLIENT6}"
 
@@ -152,14 +151,12 @@ def test_source_ranges(way: str, site: Site, tmp_path: Path) -> None:
         assert ask(site.p1, balancer, wait=1) == SILENT
 
 
-def test_a_connection_outlives_its_endpoint_and_others_come_and_go(way: str, site: Site, tmp_path: Path) -> None:
-    """Nobody notices that services come and go beside theirs."""
+def test_nobody_notices_that_other_services_come_and_go(way: str, site: Site, tmp_path: Path) -> None:
     apply_to(tmp_path, site.n1, document(way, *everywhere("web", 80)))
     with asking(site.client, "10.96.0.80") as tcp, asking(site.client, NODE, 31080, "udp") as udp:
         for last in (81, 82):
             apply_to(tmp_path, site.n1, document(way, *everywhere("web", 80), *everywhere("other", last)))
             assert spread(site.client, f"10.96.0.{last}") == MASQUERADED
         apply_to(tmp_path, site.n1, document(way, *everywhere("web", 80)))
-    assert set(tcp) == set(udp) == set(MASQUERADED)
+    assert (set(tcp), set(udp)) == (set(MASQUERADED), set(MASQUERADED)), (tcp, udp)
     assert ask(site.client, "10.96.0.82", wait=1) not in MASQUERADED
-    assert within(site.n1, lambda: True) and DEVICE in site.n1.out("ip link")
