@@ -28,7 +28,7 @@ TYPES = {
     "sctp": (socket.SOCK_STREAM, 132),
 }
 #: Seconds within which an answer comes, on a busy machine and through an emulated kernel too.
-PATIENCE = 5.0
+PATIENCE = 30.0
 # linux/sched.h
 _CLONE_NEWNET = 0x40000000
 Result = TypeVar("Result")
@@ -98,6 +98,18 @@ def ask(
 def spread(namespace: Namespace, address: str, port: int = 80, protocol: str = "tcp", times: int = 2) -> list[str]:
     """Answers to one client after the other, sorted."""
     return within(namespace, lambda: sorted(_ask(address, port, protocol, "", PATIENCE) for _time in range(times)))
+
+
+def burst(namespace: Namespace, address: str, port: int, count: int) -> None:
+    """Packets of one UDP client, none of which waits for an answer."""
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.connect((address, port))
+            for _packet in range(count):
+                client.send(b"?")
+
+    within(namespace, send)
 
 
 def _listener(protocol: str, port: int) -> socket.socket:

@@ -68,6 +68,9 @@ class Site:
             _set(node, "ipv4/ip_forward", "1")
             _set(node, "ipv6/conf/all/forwarding", "1")
             _set(node, "ipv4/vs/conntrack", "1", missing_ok=True)
+            # Refusals by the dozen are told all.
+            _set(node, "ipv4/icmp_ratelimit", "0")
+            _set(node, "ipv6/icmp/ratelimit", "0")
         for number, node in ((2, self.n1), (1, self.n2)):
             via, via6 = f"192.0.2.1{number}", f"2001:db8::1{number}"
             _batch(node, f"route add 10.244.{number}.0/24 via {via}", f"route add fd00:10:244:{number}::/64 via {via6}")

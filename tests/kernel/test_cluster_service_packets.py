@@ -12,7 +12,8 @@ import pytest
 
 from tests.kernel import guest
 from tests.kernel.namespaces import Namespaces
-from tests.kernel.service_flows import REFUSED, SILENT, UNREACHABLE, Servers, ask, asking, echo, has_sctp, spread
+from tests.kernel.packet_filters import lacking
+from tests.kernel.service_flows import REFUSED, SILENT, UNREACHABLE, Servers, ask, asking, burst, echo, has_sctp, spread
 from tests.kernel.service_site import (
     CLIENT,
     CLIENT6,
@@ -160,3 +161,33 @@ def test_nobody_notices_that_other_services_come_and_go(way: str, site: Site, tm
         apply_to(tmp_path, site.n1, document(way, *everywhere("web", 80)))
     assert (set(tcp), set(udp)) == (set(MASQUERADED), set(MASQUERADED)), (tcp, udp)
     assert ask(site.client, "10.96.0.82", wait=1) not in MASQUERADED
+
+
+#: Packets to the pods get others' marks before all rules of ours; after them is counted which marks they have.
+MARKS = """
+table ip probe {
+    counter others { }
+    counter ours { }
+    chain before { type filter hook prerouting priority -250; th dport { 53, 80 } meta mark set 0x14000; }
+    chain after {
+        type filter hook postrouting priority 300;
+        oifname "eth0" th dport 8080 meta mark & 0xffffefff == 0x14000 counter name others
+        oifname "eth0" th dport 8080 meta mark & 0x1000 != 0 counter name ours
+    }
+}
+"""
+
+
+def test_marks_of_others_stay_and_ours_goes(way: str, site: Site, tmp_path: Path, netns: Namespaces) -> None:
+    """Ours is for this node alone, with none of it left on packets that go out, the later ones of a client too."""
+    if lacking(netns("can"), "nftables"):
+        pytest.skip("packets are counted by nftables, which this kernel has not")
+    apply_to(tmp_path, site.n1, document(way, *everywhere("web", 80, (2,))))
+    site.n1.run("nft -f -", data=MARKS)
+    assert spread(site.client, "10.96.0.80") == MASQUERADED[1:] * 2
+    burst(site.client, "10.96.0.80", 53, 5)
+    packets = {}
+    for name in ("others", "ours"):
+        counted = site.n1.json(f"nft -j list counter ip probe {name}")["nftables"]
+        packets[name] = next(each["counter"]["packets"] for each in counted if "counter" in each)
+    assert packets["others"] > 10 and packets["ours"] == 0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.cluster_service import (
+    addresses_of,
     made_by,
     parse_cluster_services,
 )
@@ -159,7 +160,10 @@ def declared(**changes: Any) -> dict[str, Any]:
         ({"objects": [service(), service("other")]}, "objects[0].spec.clusterIP: "),
         ({"objects": [7]}, "objects[0]: "),
         ({"objects": [service(ports=[{"port": 70000}])]}, "objects[0].spec.ports[0].port"),
-        ({"objects": [node_port(), node_port(name="b", clusterIP="10.96.0.11")]}, "objects[1]"),
+        (
+            {"objects": [node_port(), {**node_port(clusterIP="10.96.0.11"), "metadata": {"name": "b"}}]},
+            "objects[0].spec.ports[0].nodePort: ",
+        ),
         ({"objects": [balanced("x")]}, "objects[0].status.loadBalancer.ingress[0].ip"),
         (
             {"objects": [balanced("203.0.113.1", loadBalancerSourceRanges=["x"])]},
@@ -195,7 +199,22 @@ def test_only_ip_versions_with_services_have_rules() -> None:
 
 
 def test_what_is_remembered() -> None:
-    assert made_by({"made": ["tcp 10.96.0.10:80"]}) == ["tcp 10.96.0.10:80"] and made_by({}) == []
-    for wrong in ("tcp", [7]):
-        with pytest.raises(SpecError):
-            made_by({"made": wrong})
+    for name, texts in (("made", made_by), ("addresses", addresses_of)):
+        assert texts({name: ["10.96.0.10"]}) == ["10.96.0.10"] and texts({}) == []
+        for wrong in ("tcp", [7]):
+            with pytest.raises(SpecError, match=f"^{name}: "):
+                texts({name: wrong})
+
+
+@pytest.mark.parametrize("node", [{}, {"address": "192.0.2.2"}, {"address6": "2001:db8::2"}])
+def test_addresses_that_make_a_difference_lead_to_the_same(node: dict[str, Any]) -> None:
+    """What others have to do with services is remembered; an interface that comes with the first pod has not."""
+    own = ["10.244.1.1", "10.9.9.9", "192.0.2.2", "2001:db8::2", "fe80::1"]
+    other = {**balanced("10.9.9.9", clusterIP="10.96.0.11"), "metadata": {"name": "b"}}
+    objects = [service(), other, ENDPOINTS]
+    args = declared(objects=objects, node={"name": "n1", **node})
+    found = parse_cluster_services(args, own)
+    assert parse_cluster_services(args, found.addresses) == found
+    assert set(found.addresses) == {"10.9.9.9", "2001:db8::2", "192.0.2.2" if node.get("address") else "10.244.1.1"}
+    ports = parse_cluster_services(declared(objects=[node_port()]), own)
+    assert ports.addresses == ("10.244.1.1", "10.9.9.9", "192.0.2.2", "2001:db8::2")
