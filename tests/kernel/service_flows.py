@@ -148,7 +148,8 @@ def _ask(address: str, port: int, protocol: str, source: str, wait: float) -> st
             if protocol == "udp":
                 client.send(b"?")
             return client.recv(100).decode()
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, PermissionError):
+            # The second one where the packet filter of the client's own namespace refuses a UDP packet.
             return REFUSED
         except TimeoutError:
             return SILENT

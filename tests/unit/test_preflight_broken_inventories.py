@@ -85,6 +85,12 @@ EXPECTED: dict[str, dict[str, str]] = {
         "flannel_wireguard_psk": "must be the same on all nodes, and is 'sha256:4bb06f8e4e3a' on cp1; 'sha256:",
         "flannel_wireguard_listen_port6": "must not be 51820, which is the port of the other device",
     },
+    "26_services": {
+        "services_scheduler": "must be one of rr, wrr, lc",
+        "services_drain_seconds": "must be 0 to 3600, not 86400",
+        "services_files": "must be a list, not",
+        "services_masqerade_all": "did you mean services_masquerade_all?",
+    },
 }
 
 

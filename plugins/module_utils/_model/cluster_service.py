@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 from .errors import SpecError
 from .ip_version import VERSIONS, IpVersion
 from .ipvs import service_parts
-from .ipvs_service import DRAIN_SECONDS, Declared
+from .ipvs_service import DRAIN_SECONDS, LONGEST_DRAIN, Declared
 from .kubernetes.documents import Skipped
 from .kubernetes.manifests import of_list
 from .masquerade import AUTO, BACKENDS
@@ -51,7 +51,7 @@ def parse_cluster_services(data: Mapping[str, Any], addresses: Sequence[str]) ->
     section = Section(data)
     objects = section.list("objects", [])
     backend = section.text("backend", AUTO, BACKENDS)
-    drain = section.integer("drain_seconds", 0, 3600, DRAIN_SECONDS)
+    drain = section.integer("drain_seconds", 0, LONGEST_DRAIN, DRAIN_SECONDS)
     given = section.section("node")
     fields: Dict[str, Any] = {name: given.get(name) for name in _NODE if given.get(name, None) is not None}
     given.finish()
