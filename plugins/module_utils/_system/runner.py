@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
 # Runs the other arguments with files "in", "out" and "err" of the directory named first. run_command has pipes instead.
-# A command that ends without reading its input is then a failure of run_command. And what a command writes in the moment
+# A command that ends without reading its input is then a failure of run_command. And what it writes in the moment
 # before its end is lost when run_command has just waited for a second in vain: it leaves its loop when the last wait
 # brought nothing and the process has ended since (ansible-core 2.19, module_utils/basic.py).
 _WITH_FILES = ("/bin/sh", "-c", 'd=$1; shift; exec "$@" <"$d/in" >"$d/out" 2>"$d/err"', "sh")
