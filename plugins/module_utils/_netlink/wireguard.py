@@ -26,6 +26,7 @@ from .._model.wireguard import (
     split_endpoint,
 )
 from .._plan.operation import DELETE, Operation
+from .._plan.wireguard import given_back
 from . import generic
 from .rtnetlink import CREATE, EXCLUSIVE, Message, RefusedError, Rtnetlink, attribute, attributes
 
@@ -34,7 +35,7 @@ _GET_DEVICE, _SET_DEVICE = 0, 1
 _IFNAME, _PRIVATE_KEY, _PUBLIC_KEY, _LISTEN_PORT, _FWMARK, _PEERS = 2, 3, 4, 6, 7, 8
 _PEER_KEY, _PRESHARED_KEY, _FLAGS, _ENDPOINT, _KEEPALIVE, _HANDSHAKE, _ALLOWED_IPS = 1, 2, 3, 4, 5, 6, 9
 _IP_FAMILY, _IP_ADDRESS, _IP_LENGTH = 1, 2, 3
-_REMOVE, _REPLACE_ALLOWED = 1, 2
+_REMOVE, _REPLACE_ALLOWED, _UPDATE_ONLY = 1, 2, 4
 _NO_KEY = bytes(KEY_LENGTH)
 # struct sockaddr_in and sockaddr_in6: the port is in network order.
 _IPV4, _IPV6 = struct.Struct("=H2s4s8x"), struct.Struct("=H2s4x16s4x")
@@ -105,8 +106,15 @@ class Wireguard:
         assert isinstance(peer, WireguardPeer) and (previous is None or isinstance(previous, WireguardPeer))
         values = _removal(peer) if operation.action == DELETE else _encode_peer(peer, previous)
         body = attribute(_IFNAME, peer.device.encode() + b"\0")
-        body += generic.nested(_PEERS, generic.nested(0, values))
+        others = (generic.nested(0, _gift(key, network)) for network, key in given_back(operation))
+        body += generic.nested(_PEERS, generic.nested(0, values) + b"".join(others))
         return self._family, 0, generic.head(_SET_DEVICE) + body
+
+
+def _gift(public_key: str, network: str) -> bytes:
+    """One more network for a peer that is there."""
+    values = attribute(_PEER_KEY, b64decode(public_key)) + attribute(_FLAGS, _NUMBER.pack(_UPDATE_ONLY))
+    return values + generic.nested(_ALLOWED_IPS, _encode_network(network))
 
 
 def _removal(peer: WireguardPeer) -> bytes:
