@@ -20,7 +20,7 @@ from lab import cache
 from tests.kernel.namespaces import Namespace
 
 PACKAGES = ("etcd-server", "etcd-client")
-START_SECONDS = 30
+START_SECONDS = 90
 
 
 def programs() -> Path:

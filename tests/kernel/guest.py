@@ -20,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from lab import state
+
 #: Set in the guest, so that a test can tell that it must not start another one.
 INSIDE = "FAIRLEAD_TEST_GUEST"
 MEMORY_MIB = 512
@@ -33,6 +35,7 @@ mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 mkdir -p /run/tmp /run/netns
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/run TMPDIR=/run/tmp {inside}=1 PYTHONDONTWRITEBYTECODE=1
+export FAIRLEAD_CACHE={cache}
 read -r up idle < /proc/uptime
 echo "guest: up after $up s"
 ip link set lo up
@@ -64,7 +67,9 @@ def run_tests(
     root = Path(__file__).resolve().parents[2]
     plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-q", "-rs", "--color=no", "--basetemp=/run/pytest"]
     init = directory / "init"
-    words = {"inside": INSIDE, "root": root, "python": sys.executable, "directory": available}
+    words = {
+        "inside": INSIDE, "root": root, "python": sys.executable, "directory": available, "cache": state.CACHE,
+    }  # fmt: skip
     init.write_text(_INIT.format(**words, modules=" ".join(modules), arguments=" ".join([*plain, *tests])))
     init.chmod(0o755)
     with _booted(kernel.command(init, directory)) as guest:

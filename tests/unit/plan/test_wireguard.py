@@ -1,6 +1,6 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Networks of WireGuard's peers, which the kernel moves without being asked: an undo at any position brings all back."""
+"""Networks of WireGuard's peers, which the kernel moves without being asked: an undo anywhere brings all back."""
 
 from __future__ import annotations
 
