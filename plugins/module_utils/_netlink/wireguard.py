@@ -4,14 +4,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
 import socket
 import struct
-import threading
 from base64 import b64decode
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .._model.errors import PrerequisiteError
 from .._model.secret import NO_SECRET, Secret
@@ -46,9 +42,6 @@ FWMARK, QUEUE_LENGTH = "fwmark", "txqlen"
 _NEW_LINK = 16
 _LINK_HEADER = struct.Struct("=BxHiII")
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 4, 13, 18, 1
-# linux/sched.h
-_CLONE_NEWNET = 0x40000000
-_PROBE = "probe"
 
 
 class Found(NamedTuple):
@@ -207,31 +200,9 @@ def _decode_networks(value: bytes) -> Iterator[str]:
         yield f"{address}/{fields[_IP_LENGTH][0]}"
 
 
-def public_key_of(private: Secret) -> str:
-    """The public key that belongs to a private one, computed by the kernel: a device gets the key in a network
-    namespace that nobody sees and that is gone afterwards. Raises PrerequisiteError where the kernel cannot."""
-    answer: List[Union[str, Exception]] = []
-    # The namespace is the thread's alone, and ends with it.
-    thread = threading.Thread(target=_ask, args=(private, answer))
-    thread.start()
-    thread.join()
-    found = answer[0]
-    if isinstance(found, str):
-        return found
-    if isinstance(found, RefusedError) and found.code in (errno.EOPNOTSUPP, errno.ENOENT):
-        raise PrerequisiteError(NO_WIREGUARD) from found
-    raise PrerequisiteError(f"no public key without a network namespace of its own: {found}") from found
-
-
-def _ask(private: Secret, answer: List[Union[str, Exception]]) -> None:
+def opened() -> Wireguard:
+    """Where the kernel has it as a module, that is loaded. Raises PrerequisiteError where there is none."""
     try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(_CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        with Rtnetlink() as netlink:
-            add_link(netlink, _PROBE, 1280)
-        with Wireguard() as wireguard:
-            wireguard.configure(WireguardDevice(_PROBE, "", 0, 0, private_key=private))
-            answer.append(wireguard.read(_PROBE).public_key)
-    except Exception as error:
-        answer.append(error)
+        return Wireguard()
+    except RefusedError as error:
+        raise PrerequisiteError(NO_WIREGUARD) from error
