@@ -24,6 +24,8 @@ from lab import state
 
 #: Set in the guest, so that a test can tell that it must not start another one.
 INSIDE = "FAIRLEAD_TEST_GUEST"
+#: Times to wait for other programs are multiplied with it: an emulated machine takes longer for everything.
+PATIENCE = 5 if INSIDE in os.environ else 1
 MEMORY_MIB = 512
 # The kernel may begin its own words on the same line.
 _STATUS = re.compile(r"^guest: status (\d+)\b", re.MULTILINE)
@@ -66,6 +68,8 @@ def run_tests(
     available = kernel.modules()
     root = Path(__file__).resolve().parents[2]
     plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-q", "-rs", "--color=no", "--basetemp=/run/pytest"]
+    # Files of tests that are done would fill the memory.
+    plain += ["-o", "tmp_path_retention_policy=failed"]
     init = directory / "init"
     words = {
         "inside": INSIDE, "root": root, "python": sys.executable, "directory": available, "cache": state.CACHE,
