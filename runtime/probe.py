@@ -42,8 +42,8 @@ OVERHEAD = {socket.AF_INET: 28, socket.AF_INET6: 48}
 MTU_HIGHEST = 65535
 # Datagrams may be lost without anything being wrong.
 _TRIES = 3
-# Seconds for an answer once small ones have come: where large packets vanish silently, each size costs two of these. On a
-# slow path, or to a busy machine, as many times as long as the small one took.
+# Seconds for an answer once small ones have come: where large packets vanish silently, each size costs two of these.
+# On a slow path, or to a busy machine, so many times as long as the small one took.
 _LARGE_TIMEOUT, _LARGE_ROUND_TRIPS = 0.5, 4
 _PARALLEL = 16
 
