@@ -17,7 +17,8 @@ from .._model.item import State, state_of
 from .._model.secret import Secret
 from .._model.wireguard import KEY_LENGTH, clamped, shown
 from .._model.wireguard_key import MODE, WireguardKey
-from .._netlink.wireguard import public_key_of
+from .._netlink.wireguard import opened
+from .._pki.x25519 import public_key_of
 from .._plan.operation import ADD, DELETE, REPLACE, Operation
 from .._system.files import read_file, remove_file, write_file
 from .._system.lock import exclusive
@@ -104,5 +105,5 @@ class KeyAdapter:
     def _write(self, key: WireguardKey) -> None:
         secret = key.private_key or _new_key()
         # Asked before anything is written: without WireGuard in the kernel there is no use for a key.
-        public_key_of(secret)
-        write_file(File(key.path, shown(secret.value) + "\n", key.mode, key.owner))
+        with opened():
+            write_file(File(key.path, shown(secret.value) + "\n", key.mode, key.owner))
