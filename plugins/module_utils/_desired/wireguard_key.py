@@ -40,8 +40,9 @@ def converge(path: str, present: bool, check: bool) -> Tuple[Outcome, Optional[s
     if check:
         outcome = engine_converge(adapter, lambda have: plan(have, path, present), True)
         if any(operation.action == ADD for operation in outcome.operations):
-            # As for a new key, and with the same error. Nothing is kept of this one.
-            public_key_of(_new_key())
+            # As for a new key, and with the same error.
+            with opened():
+                pass
     else:
         with exclusive(KIND):
             outcome = engine_converge(adapter, lambda have: plan(have, path, present), False)
@@ -69,10 +70,6 @@ def plan(have: State, path: str, present: bool) -> List[Operation]:
     assert isinstance(found, WireguardKey)
     want = dataclasses.replace(found, mode=MODE, owner="root")
     return [] if want == found else [Operation(REPLACE, want, found)]
-
-
-def _new_key() -> Secret:
-    return Secret(clamped(os.urandom(KEY_LENGTH)))
 
 
 class KeyAdapter:
@@ -103,7 +100,7 @@ class KeyAdapter:
             yield operation
 
     def _write(self, key: WireguardKey) -> None:
-        secret = key.private_key or _new_key()
+        secret = key.private_key or Secret(clamped(os.urandom(KEY_LENGTH)))
         # Asked before anything is written: without WireGuard in the kernel there is no use for a key.
         with opened():
             write_file(File(key.path, shown(secret.value) + "\n", key.mode, key.owner))
