@@ -12,13 +12,10 @@ from .errors import SpecError
 from .ip_version import IPV4
 from .ipvs import (
     DIRECT,
+    FLAGS,
     LOCAL,
     MASQUERADE,
-    ONE_PACKET,
     PROTOCOLS,
-    SCHEDULER_1,
-    SCHEDULER_2,
-    SCHEDULER_3,
     TUNNEL,
     RealServer,
     ServiceParts,
@@ -31,7 +28,7 @@ from .ipvs import (
 _PROTOCOL_OPTIONS = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}
 _FORWARDING_OPTIONS = {MASQUERADE: "-m", DIRECT: "-g", LOCAL: "-g", TUNNEL: "-i"}
 _CHECKSUM_OPTIONS = {"none": "--tun-nocsum", "checksum": "--tun-csum", "remote": "--tun-remcsum"}
-_FLAG_BITS = (SCHEDULER_1, SCHEDULER_2, SCHEDULER_3)
+_FLAG_BITS = tuple(FLAGS[name] for name in ("fallback", "port", "flag-3"))
 # Names that flags have with some schedulers; the others just count them.
 _FLAG_NAMES = {"sh": ("sh-fallback", "sh-port", "flag-3"), "mh": ("mh-fallback", "mh-port", "flag-3")}
 _FLAGS = ("flag-1", "flag-2", "flag-3")
@@ -76,7 +73,7 @@ def _service_line(service: VirtualService) -> str:
         if service.netmask != parts.version.bits:
             words += ["-M", _netmask(service.netmask, parts)]
     words += ["--pe", service.engine] if service.engine else []
-    words += ["-o"] if service.flags & ONE_PACKET else []
+    words += ["-o"] if service.flags & FLAGS["one-packet"] else []
     names = zip(_FLAG_BITS, _FLAG_NAMES.get(service.scheduler, _FLAGS))
     flags = [name for bit, name in names if service.flags & bit]
     return " ".join([*words, *(["-b", ",".join(flags)] if flags else [])])

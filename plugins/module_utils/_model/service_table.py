@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
 from .errors import SpecError
 from .ip_version import IpVersion, version_of
-from .ipvs import SCHEDULER_2, RealServer, VirtualService, service_name
+from .ipvs import FLAGS, RealServer, VirtualService, service_name
 from .kubernetes.documents import Skipped
 from .kubernetes.endpoints import Backend, Choice, Endpoints
 from .kubernetes.manifests import Manifests, read_manifests
@@ -210,7 +210,7 @@ class _Builder:
             problem = f"{name} is also what {owner.path} is reached by on node {self._node.name}; only one can have it"
             raise SpecError(one.port.path, f"{problem} (of Service {one.service.full_name})")
         seconds = one.service.affinity
-        flags = SCHEDULER_2 if self._node.scheduler == "mh" else 0
+        flags = FLAGS["port"] if self._node.scheduler == "mh" else 0
         netmask = one.version.bits if seconds else 0
         service = VirtualService(name, self._node.scheduler, flags, seconds, netmask)
         self._virtual[name] = (service, one.servers(local))

@@ -9,8 +9,10 @@ import socket
 from typing import Dict, Iterator, List, Protocol, Sequence, Tuple
 
 from .._model.errors import ApplyError, FairleadError, PrerequisiteError, ReadError
+from .._model.filter_items import FilterEntry, FilterObject, FilterRule
+from .._model.ip_version import VERSIONS, IpVersion
 from .._model.item import Item, State
-from .._model.masquerade import FAMILIES, Family, FilterObject, FilterRule, MasqueradeSpec, Rules
+from .._model.masquerade import MasqueradeSpec, Rules
 from .._model.parse import Network
 from .._plan.operation import Operation, outcome_of
 
@@ -19,6 +21,8 @@ MASQUERADE_COMMENT, FORWARD_COMMENT = "fairlead masquerade", "fairlead forward"
 _UNSUPPORTED = re.compile(
     r"not supported|does not exist|do you need to insmod|incompatible|Could not process rule: No such file"
     r"|not compiled"
+    # Netlink is there for sets, and nf_tables is not.
+    r"|(generation id|cache initialization failed): Invalid argument"
 )
 
 
@@ -30,8 +34,8 @@ class UnsupportedError(PrerequisiteError):
     """The command is there, but the kernel lacks what it needs."""
 
 
-class Backend(Protocol):
-    """One way to the packet filter, for both IP versions.
+class Holder(Protocol):
+    """What holds rules of ours, or sets that they look into, for both IP versions.
 
     ``write`` replaces all of ours in one table at once, or raises and leaves it. Where ``at_once`` holds, it does so
     with all tables, and gets the items of all of them.
@@ -40,13 +44,17 @@ class Backend(Protocol):
     backend: str
     at_once: bool
 
-    def read(self, family: Family) -> State: ...
-
-    def probe(self, family: Family, check: bool) -> None: ...
-
-    def wanted(self, rules: Rules) -> State: ...
+    def read(self, version: IpVersion) -> State: ...
 
     def write(self, table: str, have: State, want: State) -> None: ...
+
+
+class Backend(Holder, Protocol):
+    """One way to the packet filter for pod traffic."""
+
+    def probe(self, version: IpVersion, check: bool) -> None: ...
+
+    def wanted(self, rules: Rules) -> State: ...
 
 
 def refused(command: str, error: str) -> FairleadError:
@@ -73,8 +81,8 @@ def wanted(backend: Backend, spec: MasqueradeSpec) -> State:
 class FilterAdapter:
     """Our rules of every backend that works here. Others hold none of ours."""
 
-    def __init__(self, backends: Sequence[Backend]) -> None:
-        self.backends: Dict[str, Backend] = {backend.backend: backend for backend in backends}
+    def __init__(self, backends: Sequence[Holder]) -> None:
+        self.backends: Dict[str, Holder] = {backend.backend: backend for backend in backends}
 
     def read(self) -> State:
         state: State = {}
@@ -101,16 +109,16 @@ class FilterAdapter:
 
     def _transaction(self, item: Item) -> Tuple[str, str]:
         """Backend and table, no table where all are replaced at once."""
-        assert isinstance(item, (FilterObject, FilterRule))
+        assert isinstance(item, (FilterObject, FilterRule, FilterEntry))
         return item.backend, "" if self.backends[item.backend].at_once else item.table
 
 
-def _read(backend: Backend) -> State:
+def _read(backend: Holder) -> State:
     """Of both IP versions: one that does not work here holds nothing."""
     state: State = {}
-    for family in FAMILIES:
+    for version in VERSIONS:
         try:
-            state.update(backend.read(family))
+            state.update(backend.read(version))
         except PrerequisiteError:
             continue
     return state
