@@ -41,9 +41,11 @@ test-upstream: setup ## Run the tests against real flanneld, etcd and kube-proxy
 	@$(BIN)/python -m tests.upstream.builds
 	@$(PYTEST) tests/upstream
 
-bench: setup ## Measure the datapath against the batch tools and flanneld (as root); renews docs/reference/benchmarks.md
+bench: setup ## Measure datapath and services against other tools (as root); renews docs/reference/benchmarks*.md
 	@PYTHONPATH=.:collections $(BIN)/python -m tests.bench.datapath
 	@PYTHONPATH=.:collections $(BIN)/python -m tests.bench.page
+	@PYTHONPATH=.:collections $(BIN)/python -m tests.bench.services
+	@PYTHONPATH=.:collections $(BIN)/python -m tests.bench.services_page
 
 test-vagrant: setup ## Run the molecule scenario on Vagrant VMs (not part of `make test`)
 	@scripts/test-vagrant

@@ -59,8 +59,10 @@ CASES = ("program", "noop", "change_one")
 MODULES = ("ipv6", "veth", "ip_vs", "ip_vs_rr", "nf_conntrack")
 # ipvsadm needs 36 seconds for 10,000 services on a quiet machine, and three times that on a busy one.
 TIMEOUT = 3600.0
-HEADER = "case        services objects   engine_s     ours_s  reference_s  engine_ratio  ratio   kernel_s"
-    " operations  peak_mib"
+HEADER = (
+    "case        services objects   engine_s     ours_s  reference_s  engine_ratio  ratio   kernel_s operations"
+    "  peak_mib"
+)
 _MARK = "RECORDS "
 
 
