@@ -29,6 +29,9 @@ TYPES = {
 }
 #: Seconds within which an answer comes, on a busy machine and through an emulated kernel too.
 PATIENCE = 30.0
+# Between one client and the next: a guest's kernel keeps track of no more than some thousand connections, and drops what
+# would be another one.
+_PAUSE = 0.05
 # linux/sched.h
 _CLONE_NEWNET = 0x40000000
 Result = TypeVar("Result")
@@ -188,7 +191,7 @@ def asking(namespace: Namespace, address: str, port: int = 80, protocol: str = "
     ended = threading.Event()
 
     def work() -> None:
-        while not ended.is_set():
+        while not ended.wait(_PAUSE):
             answers.append(_ask(address, port, protocol, "", PATIENCE))
 
     thread = threading.Thread(target=within, args=(namespace, work), daemon=True)

@@ -12,9 +12,10 @@ import pytest
 
 from tests.kernel import guest
 from tests.kernel.namespaces import Namespaces
-from tests.kernel.packet_filters import lacking
+from tests.kernel.packet_filters import lacking, make_default
 from tests.kernel.service_flows import REFUSED, SILENT, UNREACHABLE, Servers, ask, asking, burst, echo, has_sctp, spread
 from tests.kernel.service_site import (
+    ABSENT,
     CLIENT,
     CLIENT6,
     NODE,
@@ -29,6 +30,7 @@ from tests.kernel.service_site import (
     apply_to,
     document,
     everywhere,
+    snapshot,
 )
 
 pytestmark = pytest.mark.usefixtures("ipvs")
@@ -161,6 +163,28 @@ def test_nobody_notices_that_other_services_come_and_go(way: str, site: Site, tm
         apply_to(tmp_path, site.n1, document(way, *everywhere("web", 80)))
     assert (set(tcp), set(udp)) == (set(MASQUERADED), set(MASQUERADED)), (tcp, udp)
     assert ask(site.client, "10.96.0.82", wait=1) not in MASQUERADED
+
+
+def test_change_of_backend_while_clients_ask(
+    site: Site, netns: Namespaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New connections are masqueraded all the time, by the old rules or by the new ones."""
+    for name in ("nftables", "iptables-nft"):
+        reason = lacking(netns("can"), name)
+        if reason:
+            pytest.skip(f"{reason}; the test runs in a guest that has it")
+    make_default(tmp_path / "bin", "iptables-nft")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    bare = snapshot(site.n1)
+    apply_to(tmp_path, site.n1, document("nftables", *everywhere("web", 80)))
+    wanted = snapshot(site.n1)
+    with asking(site.client, "10.96.0.80") as tcp, asking(site.client, "fd00:10:96::80", 53, "udp") as udp:
+        for way in ("iptables-nft", "nftables"):
+            apply_to(tmp_path, site.n1, document(way, *everywhere("web", 80)))
+    assert (set(tcp), set(udp)) == (set(MASQUERADED), set(MASQUERADED6))
+    assert snapshot(site.n1) == wanted
+    apply_to(tmp_path, site.n1, ABSENT)
+    assert snapshot(site.n1) == bare
 
 
 #: Packets to the pods get others' marks before all rules of ours; after them is counted which marks they have.
