@@ -29,8 +29,8 @@ TYPES = {
 }
 #: Seconds within which an answer comes, on a busy machine and through an emulated kernel too.
 PATIENCE = 30.0
-# Between one client and the next: a guest's kernel keeps track of no more than some thousand connections, and drops what
-# would be another one.
+# Between one client and the next. A guest's kernel keeps track of no more than some thousand connections, and drops the
+# packets of another one.
 _PAUSE = 0.05
 # linux/sched.h
 _CLONE_NEWNET = 0x40000000

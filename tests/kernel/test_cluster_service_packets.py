@@ -190,13 +190,11 @@ def test_change_of_backend_while_clients_ask(
 #: Packets to the pods get others' marks before all rules of ours; after them is counted which marks they have.
 MARKS = """
 table ip probe {
-    counter others { }
-    counter ours { }
     chain before { type filter hook prerouting priority -250; th dport { 53, 80 } meta mark set 0x14000; }
     chain after {
         type filter hook postrouting priority 300;
-        oifname "eth0" th dport 8080 meta mark & 0xffffefff == 0x14000 counter name others
-        oifname "eth0" th dport 8080 meta mark & 0x1000 != 0 counter name ours
+        oifname "eth0" th dport 8080 meta mark & 0xffffefff == 0x14000 counter comment "others"
+        oifname "eth0" th dport 8080 meta mark & 0x1000 != 0 counter comment "ours"
     }
 }
 """
@@ -210,8 +208,7 @@ def test_marks_of_others_stay_and_ours_goes(way: str, site: Site, tmp_path: Path
     site.n1.run("nft -f -", data=MARKS)
     assert spread(site.client, "10.96.0.80") == MASQUERADED[1:] * 2
     burst(site.client, "10.96.0.80", 53, 5)
-    packets = {}
-    for name in ("others", "ours"):
-        counted = site.n1.json(f"nft -j list counter ip probe {name}")["nftables"]
-        packets[name] = next(each["counter"]["packets"] for each in counted if "counter" in each)
+    listed = site.n1.json("nft -j list chain ip probe after")["nftables"]
+    rules = [each["rule"] for each in listed if "rule" in each]
+    packets = {rule["comment"]: rule["expr"][-1]["counter"]["packets"] for rule in rules}
     assert packets["others"] > 10 and packets["ours"] == 0
