@@ -133,5 +133,6 @@ def _allowed(table: ServiceTable, version: IpVersion) -> Entries:
     return frozenset(
         entry_text((*place, str(network[0]) if network.num_addresses == 1 else str(network)))
         for place, found in networks.items()
-        for network in ipaddress.collapse_addresses(found)
+        # All are of this IP version.
+        for network in ipaddress.collapse_addresses(found)  # type: ignore[type-var]
     )
