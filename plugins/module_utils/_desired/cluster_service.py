@@ -99,7 +99,8 @@ class Run:
         return together(modules, Outcome({}, {each.item.key: each.item for each in operations}, operations))
 
     def _services(self) -> Wanted:
-        return wanted_services(self.wanted.declared, OVERRIDDEN, self._earlier(), [DEVICE])
+        own = frozenset(self.wanted.addresses)
+        return wanted_services(self.wanted.declared, OVERRIDDEN, self._earlier(), [DEVICE], own)
 
     def _earlier(self) -> FrozenSet[str]:
         documents = [*([self.saved] if self.saved else []), *store.unfinished(KIND)]
