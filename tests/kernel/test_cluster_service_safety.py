@@ -26,7 +26,7 @@ from tests.kernel.test_overlay_undo import Poisoned
 
 pytestmark = pytest.mark.usefixtures("ipvs")
 #: A failure is tried at so many positions, spread over all operations.
-POSITIONS = 8
+POSITIONS = 5
 
 
 @pytest.fixture

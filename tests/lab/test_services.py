@@ -130,7 +130,7 @@ def services(cluster: Cluster, without: str = "") -> Any:
 
 
 def on(cluster: Cluster, node: str, pod: bool = False) -> list[str]:
-    inside = ["ip", "netns", "exec", "fairlead-web"] if pod else []
+    inside = ["ip", "netns", "exec", "web-example"] if pod else []
     config = str(Path(TOP, "build/lab", cluster.name, "ssh_config"))
     # Ansible's connection, which it may be closing, is not shared.
     return ["ssh", "-F", config, "-o", "ControlPath=none", node, *map(shlex.quote, [*inside, "python3", "-c", CLIENT])]
