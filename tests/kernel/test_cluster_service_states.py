@@ -96,7 +96,7 @@ DRIFT = {
         "nft add element ip6 fairlead-services known {{ fd00:10:96::80 . tcp . 81 }}",
         "nft flush set ip fairlead-services allowed",
         "nft add chain ip fairlead-services other",
-        "nft add set ip fairlead-services more {{ type ipv4_addr; }}",
+        "nft 'add set ip fairlead-services more {{ type ipv4_addr; }}'",
         "nft delete table ip6 fairlead-services",
     ],
     "": [
