@@ -88,7 +88,22 @@ def etcd(release: str) -> Component:
     return Component(f"etcd-{release}", programs, ("-ldflags=-s -w",))
 
 
-COMPONENTS = (FLANNEL, *map(etcd, ETCD_RELEASES))
+_KUBERNETES = "k8s.io/kubernetes"
+KUBERNETES_VERSION = pinned("kubernetes", _KUBERNETES)
+_MAJOR, _MINOR = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
+# Without a version kube-apiserver does not know which features and API versions to serve.
+_KUBERNETES_VARIABLES = (("gitVersion", KUBERNETES_VERSION), ("gitMajor", _MAJOR), ("gitMinor", _MINOR))
+_KUBERNETES_PROGRAMS = ("kube-apiserver", "kube-proxy")
+KUBERNETES = Component(
+    "kubernetes",
+    tuple((program, f"{_KUBERNETES}/cmd/{program}") for program in _KUBERNETES_PROGRAMS),
+    (
+        "-ldflags=-s -w "
+        + " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in _KUBERNETES_VARIABLES),
+    ),
+)
+
+COMPONENTS = (FLANNEL, *map(etcd, ETCD_RELEASES), KUBERNETES)
 
 
 def built(component: Component) -> Path:
