@@ -7,15 +7,78 @@ Source of the format: KubeProxyConfiguration of kubeproxy.config.k8s.io/v1alpha1
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import json
-from typing import Any, Dict, Iterator, List, Mapping, Optional
+from typing import Any, ClassVar, Dict, Iterator, List, Mapping, Optional
 
 from .kube_proxy_options import IPTABLES, NFTABLES, PRIMARY, KubeProxy
+from .release import Product, Release
 
 # In every file that role kube_proxy writes on a node: by this they are known to be ours.
 BANNER = "Made by role fairlead.cluster.kube_proxy"
 USER = "system:kube-proxy"
+
+
+@dataclasses.dataclass(frozen=True)
+class KubeProxyRelease(Release):
+    """A release of Kubernetes, of which kube-proxy is taken."""
+
+    kind: ClassVar[str] = "kube_proxy_release"
+
+
+PRODUCT = Product(
+    item=KubeProxyRelease,
+    role="kube_proxy",
+    directory=("kubernetes", "node", "bin"),
+    needed=("kube-proxy",),
+    programs=("kube-proxy",),
+    trial=("kube-proxy", "--version"),
+    example="1.36.3",
+)
+# What it needs beyond an ordinary service: capabilities for netfilter, IPVS and raw sockets of iptables, and for its
+# own score; sysctls; for iptables the lock in /run.
+_UNIT = """\
+# {banner}; changes here are lost.
+[Unit]
+Description=kube-proxy, services of the cluster on this node
+Documentation=https://kubernetes.io/docs/reference/command-line-tools-reference/kube-proxy/
+Wants=network-online.target
+After=network-online.target fairlead-restore.service
+# While the API server is away it tries for as long as it takes.
+StartLimitIntervalSec=0
+
+[Service]
+# By this a process is known that runs with older files.
+Environment={mark}
+ExecStart={command}
+Restart=always
+RestartSec=5
+LimitNOFILE=65536
+OOMScoreAdjust={score}
+NoNewPrivileges=true
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_NET_RAW CAP_SYS_RESOURCE
+LockPersonality=true
+PrivateDevices=true
+PrivateTmp=true
+ProtectClock=true
+ProtectControlGroups=true
+ProtectHome=true
+ProtectHostname=true
+ProtectKernelLogs=true
+ProtectKernelModules=true
+ProtectSystem=strict
+ReadWritePaths=/run
+RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX
+RestrictNamespaces=true
+RestrictRealtime=true
+RestrictSUIDSGID=true
+SystemCallArchitectures=native
+UMask=0077
+
+[Install]
+WantedBy=multi-user.target
+"""
 
 
 def configuration(proxy: KubeProxy, kubeconfig: str) -> Dict[str, Any]:
@@ -166,6 +229,11 @@ def optional_sysctls(proxy: KubeProxy) -> Dict[str, int]:
     timeouts = {sysctl: proxy[name].seconds for name, sysctl in names.items()}
     liberal = {"tcp_be_liberal": 1} if proxy["conntrack_tcp_be_liberal"] else {}
     return {f"net.netfilter.nf_conntrack_{name}": value for name, value in {**timeouts, **liberal}.items() if value}
+
+
+def unit_text(proxy: KubeProxy, command: str, mark: str) -> str:
+    """The unit that starts kube-proxy by ``command``, with ``mark``, an assignment, in its environment."""
+    return _UNIT.format(banner=BANNER, command=command, mark=mark, score=proxy["oom_score_adj"])
 
 
 def as_yaml(document: Mapping[str, Any]) -> str:

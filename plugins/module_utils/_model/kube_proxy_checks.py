@@ -25,7 +25,7 @@ from .kube_proxy_values import minor_version
 
 # KEP-5495: deprecation in a warning, feature gate off by default, code removed.
 IPVS_DEPRECATED, IPVS_GATED, IPVS_REMOVED = (1, 35), (1, 40), (1, 43)
-IPVS_GATE = "KubeProxyIPVS"
+IPVS_GATE, IPVS_GATE_KNOWN = "KubeProxyIPVS", (1, 37)
 # The oldest release whose mode nftables needs no feature gate.
 OLDEST = (1, 31)
 # Linux, net/netfilter/ipvs/ip_vs_proto_tcp.c, IP_VS_TCP_S_ESTABLISHED: what IPVS has where no time-out is given.
@@ -103,6 +103,14 @@ def _release(proxy: KubeProxy) -> _Found:
         text = f"ipvs is off by default from {_dotted(IPVS_GATED)} on, and kube-proxy would not start"
         gate = f"set {IPVS_GATE}: true in {PREFIX}feature_gates"
         yield _problem("mode", f"{text}; use nftables, or {gate} until it is removed in {_dotted(IPVS_REMOVED)}")
+
+
+def _gates(proxy: KubeProxy) -> _Found:
+    """kube-proxy does not start with a gate that it does not know."""
+    if IPVS_GATE in proxy["feature_gates"] and minor_version(proxy["version"]) < IPVS_GATE_KNOWN:
+        yield SpecError(
+            f"{PREFIX}feature_gates.{IPVS_GATE}", f"is not known before {_dotted(IPVS_GATE_KNOWN)}; remove it"
+        )
 
 
 def _dotted(release: Tuple[int, int]) -> str:
@@ -234,6 +242,7 @@ def _many_connections(proxy: KubeProxy) -> _Found:
 
 _CHECKS = (
     _release,
+    _gates,
     _metrics_release,
     _periods,
     _local,

@@ -43,6 +43,8 @@ PRIMARY = "primary"
 # Linux, net/netfilter/ipvs/Kconfig.
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "mh", "fo", "ovf")
 VERSION = "1.36.3"
+# Not given, it is what MetalLB needs.
+STRICT_ARP = f"{PREFIX}ipvs_strict_arp"
 
 _INT32 = 2**31 - 1
 # The kernel counts these in its ticks, a thousand a second at the most, in an int.
@@ -181,4 +183,6 @@ def read_values(document: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[SpecE
                 values[name] = option.read(value, name)
             except SpecError as error:
                 problems.append(error)
+    if document.get(STRICT_ARP) is None:
+        values[STRICT_ARP] = values["cluster_metallb"]
     return values, problems
