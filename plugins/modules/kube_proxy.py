@@ -9,11 +9,11 @@ DOCUMENTATION = r"""
 module: kube_proxy
 short_description: Run kube-proxy as a service of this node
 version_added: 0.1.0
-author: the Fairlead authors (@fairlead)
+author: the Fairlead authors
 description:
-  - Brings the kernel modules and sysctls that the mode needs, unpacks kube-proxy from a release archive when asked to,
-    writes its C(KubeProxyConfiguration), kubeconfig and unit, starts it, restarts it where any of these has changed, and
-    waits until it says that it works.
+  - Brings the kernel modules and sysctls of the mode, unpacks kube-proxy from a release archive when asked to, writes
+    its C(KubeProxyConfiguration), kubeconfig and unit, starts it, restarts it where any of these has changed, and waits
+    until it says that it works.
   - All variables are checked before anything is changed, and what contradicts each other is refused.
   - Another kube-proxy, that is a service or a file in the place of ours without our mark, is refused and left alone.
   - When kube-proxy does not start, or does not become well, files and service are what they were before.
@@ -40,7 +40,7 @@ options:
       - Required with O(state=present).
     type: dict
   release:
-    description: A release archive of Kubernetes for nodes, to be unpacked to a directory of its own in O(release_directory).
+    description: A release archive of Kubernetes for nodes, unpacked to a directory of its own in O(release_directory).
     type: dict
     suboptions:
       version:
