@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import os
 import re
-from typing import Any, List, Mapping, Tuple
+from typing import Any, List, Mapping, Optional, Tuple
 
 from .._engine import Adapter, Combined, Outcome, take_back, together
 from .._engine import converge as engine_converge
@@ -99,9 +99,11 @@ class Node:
         url = f"http://{dataclasses.replace(where, address=address)}/livez"
         problem = health.wait(url, self.seconds) if self.seconds else ""
         if problem or not self.service.main_pid():
-            _status, log, _error = self.runner(["journalctl", "--unit", UNIT, "--lines", "5", "--output", "cat"])
+            _status, log, _error = self.runner(["journalctl", "--unit", UNIT, "--lines", "12", "--output", "cat"])
+            server, name = self.proxy.values["cluster_api_server"], self.proxy["hostname_override"]
             text = f"does not work after {self.seconds} seconds ({url}: {problem or 'answered by another process'})"
-            raise ApplyError(UNIT, f"{text}. The end of its log:\n{log.strip()}")
+            hint = f"Is {server} there, and has it a Node {name or 'of this host'} with an address?"
+            raise ApplyError(UNIT, f"{text}, so all is as before. {hint} The end of its log:\n{log.strip()}")
 
     def refuse_foreign(self) -> None:
         problems = [f"{file.path} is there" for file in self.files if not is_ours(file.path, BANNER)]
@@ -116,21 +118,36 @@ class Node:
 
 def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: releases.Fetch) -> Outcome:
     """Shape: ``{variables: {NAME: VALUE}, release?: {version, url, sha256}, program?, directory?,
-    release_directory?, wait?}``. Raises SpecError, PrerequisiteError or ForeignError with nothing changed.
+    release_directory?, wait?}``. Raises SpecError, PrerequisiteError or ForeignError with nothing changed; any other
+    error after the way back.
     """
     node = Node(document, runner, fetch)
     _require(node, check)
     node.refuse_foreign()
     kernel_document = kube_proxy_kernel.document_of(node.proxy)
-    kernel = kube_proxy_kernel.converge(kernel_document, check, runner)
-    remembered = store.save(kube_proxy_kernel.KIND, kernel_document, check)
-    files = engine_converge(node.adapter, node.plan, check)
-    return together(kernel, remembered, files, _served(node, files, check))
+    earlier = store.load(kube_proxy_kernel.KIND)
+    kernel = _kernel(kernel_document, check, runner)
+    try:
+        files = engine_converge(node.adapter, node.plan, check)
+        return together(kernel, files, _served(node, files, check))
+    except BaseException:
+        if kernel.changed and not check:
+            _kernel(earlier, check, runner)
+        raise
+
+
+def _kernel(document: Optional[Mapping[str, Any]], check: bool, runner: Runner) -> Outcome:
+    """Settings of the kernel, remembered; none for no document."""
+    outcome = kube_proxy_kernel.converge(document or kube_proxy_kernel.FILES, check, runner)
+    kind = kube_proxy_kernel.KIND
+    remembered = store.save(kind, document, check) if document else store.forget(kind, check)
+    return together(outcome, remembered)
 
 
 def _served(node: Node, files: Outcome, check: bool) -> Outcome:
-    """The service runs with the files as they are, and is well; when it cannot, they are what they were."""
+    """The service runs with the files as they are, and is well; when it cannot, all is what it was."""
     renewed = any(operation.item.key == node.unit_file.key for operation in files.operations)
+    done = Outcome({}, {}, [])
 
     def plan(have: State) -> List[Operation]:
         wanted = Service(UNIT, CURRENT, True, True, CURRENT)
@@ -141,14 +158,15 @@ def _served(node: Node, files: Outcome, check: bool) -> Outcome:
         return [] if found == wanted else [Operation(REPLACE, wanted, found)]
 
     try:
-        outcome = engine_converge(node.service, plan, check)
+        done = engine_converge(node.service, plan, check)
         if not check:
             node.wait()
-        return outcome
+        return done
     except BaseException as error:
+        take_back(node.service, done, error)
         take_back(node.adapter, files, error)
         if renewed:
-            _go_back(node)
+            _go_back(node, done)
         raise
 
 
@@ -159,10 +177,11 @@ def _outdated(service: Service) -> Service:
     return dataclasses.replace(service, unit_file=unit_file, configuration=configuration)
 
 
-def _go_back(node: Node) -> None:
-    """Have systemd take the files from before; a service that was none stays away."""
+def _go_back(node: Node, done: Outcome) -> None:
+    """Have systemd read the files from before, and a process that ran from them run from them again."""
     node.runner(["systemctl", "daemon-reload"])
-    node.runner(["systemctl", "restart" if os.path.exists(unit_path(UNIT)) else "stop", UNIT])
+    if any(isinstance(item, Service) and item.running for item in done.before.values()):
+        node.runner(["systemctl", "restart", UNIT])
 
 
 def _require(node: Node, check: bool) -> None:
@@ -212,9 +231,7 @@ def absent(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Ou
         releases.remove_unfinished(unpacked)
         remove_directory(directory)
         _forget_unit(runner, removed[0])
-    kernel = kube_proxy_kernel.converge(kube_proxy_kernel.FILES, check, runner)
-    forgotten = store.forget(kube_proxy_kernel.KIND, check)
-    return together(service, *removed, kernel, forgotten), left
+    return together(service, *removed, _kernel(None, check, runner)), left
 
 
 def _stopped(have: State) -> List[Operation]:
