@@ -36,6 +36,11 @@ PRODUCT = Product(
     trial=("kube-proxy", "--version"),
     example="1.36.3",
 )
+# kube-proxy must not load modules, and one variant of iptables does it itself.
+_LOAD_IPTABLES = """\
+ExecStartPre=-+iptables -w -t nat --list-rules PREROUTING
+ExecStartPre=-+ip6tables -w -t nat --list-rules PREROUTING
+"""
 # What it needs beyond an ordinary service: capabilities for netfilter, IPVS and raw sockets of iptables, and for its
 # own score; sysctls; for iptables the lock in /run.
 _UNIT = """\
@@ -51,7 +56,7 @@ StartLimitIntervalSec=0
 [Service]
 # By this a process is known that runs with older files.
 Environment={mark}
-ExecStart={command}
+{before}ExecStart={command}
 Restart=always
 RestartSec=5
 LimitNOFILE=65536
@@ -67,6 +72,8 @@ ProtectHome=true
 ProtectHostname=true
 ProtectKernelLogs=true
 ProtectKernelModules=true
+# In mode nftables kube-proxy removes all virtual services of IPVS at each start, and others' too, if it can call it.
+InaccessiblePaths=-/usr/sbin/modprobe -/sbin/modprobe
 ProtectSystem=strict
 ReadWritePaths=/run
 RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX
@@ -233,7 +240,8 @@ def optional_sysctls(proxy: KubeProxy) -> Dict[str, int]:
 
 def unit_text(proxy: KubeProxy, command: str, mark: str) -> str:
     """The unit that starts kube-proxy by ``command``, with ``mark``, an assignment, in its environment."""
-    return _UNIT.format(banner=BANNER, command=command, mark=mark, score=proxy["oom_score_adj"])
+    before = "" if proxy.mode == NFTABLES else _LOAD_IPTABLES
+    return _UNIT.format(banner=BANNER, before=before, command=command, mark=mark, score=proxy["oom_score_adj"])
 
 
 def as_yaml(document: Mapping[str, Any]) -> str:

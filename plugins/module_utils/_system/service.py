@@ -15,6 +15,8 @@ from .._plan.operation import Operation
 from .runner import Runner
 
 _PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "MainPID", "FragmentPath")
+# Of commands that others may follow; reading the unit file anew needs no way back.
+_INVERSES = {"enable": "disable", "disable": "enable"}
 _UP = ("active", "activating", "reloading")
 # Where units of ours are, and take precedence over those of packages. Tests say another place.
 UNIT_DIRECTORY = os.environ.get("FAIRLEAD_UNIT_DIR") or "/etc/systemd/system"
@@ -47,9 +49,19 @@ class ServiceAdapter:
             service, previous = operation.item, operation.previous
             assert isinstance(service, Service)
             assert isinstance(previous, Service), "the service is always there, at least as absent"
-            for command in _commands(service, previous):
-                self._systemctl(service, *command)
+            self._carry_out(service, list(_commands(service, previous)))
             yield operation
+
+    def _carry_out(self, service: Service, commands: Sequence[List[str]]) -> None:
+        """All commands, or none: when one fails, those before it are taken back."""
+        for at, command in enumerate(commands):
+            try:
+                self._systemctl(service, *command)
+            except BaseException:
+                for verb, *arguments in reversed(commands[:at]):
+                    if verb in _INVERSES:
+                        self.runner(["systemctl", _INVERSES[verb], *arguments])
+                raise
 
     def _systemctl(self, service: Service, *arguments: str) -> None:
         status, output, error = self.runner(["systemctl", *arguments])
