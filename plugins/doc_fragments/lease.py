@@ -91,8 +91,8 @@ options:
             description: UDP port of C(flannel-wg). Default is 51820.
             type: int
           listen_port6:
-            description: UDP port of C(flannel-wg-v6), the device for IPv6 with O(config.backend.mode=separate). Default
-              is 51821.
+            description: UDP port of C(flannel-wg-v6), the device for IPv6 with O(config.backend.mode=separate), another
+              one than O(config.backend.listen_port) then. Default is 51821.
             type: int
           keepalive:
             description: Seconds between packets that keep a way through address translation open. Default is none.

@@ -63,7 +63,9 @@ options:
         description: UDP port of C(flannel-wg), 1 to 65535. Default is 51820. Only for V(wireguard).
         type: int
       listen_port6:
-        description: UDP port of C(flannel-wg-v6). Default is 51821. Only for V(wireguard).
+        description:
+          - UDP port of C(flannel-wg-v6), another one than O(backend.listen_port). Default is 51821.
+          - Only for V(wireguard).
         type: int
       keepalive:
         description:

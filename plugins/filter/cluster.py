@@ -13,6 +13,9 @@ import yaml
 from ansible.errors import AnsibleFilterError
 from jinja2 import Undefined
 
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.cluster_wireguard import PRESHARED_KEY
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.wireguard import fingerprint
+
 try:
     # Where a value was declared; ansible-core keeps it to itself, so messages do without when it moves.
     from ansible._internal._datatag._tags import Origin
@@ -133,13 +136,17 @@ def _settings(
 
 
 def _value(variables: Mapping[str, Any], name: str, options: Mapping[str, Mapping[str, Any]]) -> Tuple[Any, str]:
-    """The value as plain data, and why there is none: a secret, or a template that cannot be resolved yet."""
-    if options.get(name, {}).get("no_log"):
+    """The value as plain data, and why there is none: a secret, or a template that cannot be resolved yet. Of a secret
+    that nodes must share there is a fingerprint."""
+    is_shared = name == PRESHARED_KEY
+    if options.get(name, {}).get("no_log") and not is_shared:
         return None, "a secret"
     try:
-        return _plain(variables[name]), ""
+        value = _plain(variables[name])
+        return (fingerprint(value) if is_shared and value is not None else value), ""
     except Exception as error:  # any plugin or test a template names may raise whatever it likes
-        return None, str(error).splitlines()[0]
+        # Not the reason: it may tell of the secret.
+        return None, "a secret" if is_shared else str(error).splitlines()[0]
 
 
 def _plain(value: Any) -> Any:

@@ -138,6 +138,12 @@ operations:
   type: list
   elements: str
   sample: ["+ network namespace probe-1", "+ attachment fairlead probe-1 eth0 in /run/netns/probe-1"]
+left_out:
+  description: Number of objects by kind that RV(before), RV(after) and RV(operations) do not show. They show the first
+    100 of each.
+  returned: when there are more
+  type: dict
+  sample: {operations: {cni_attachment: 20, network_namespace: 20}}
 """
 
 import json

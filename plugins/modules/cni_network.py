@@ -170,6 +170,12 @@ operations:
   type: list
   elements: str
   sample: ["+ file /etc/cni/net.d/10-fairlead.conflist 0644 root:root 590 bytes sha256 52d1a3b4c5d6"]
+left_out:
+  description: Number of objects by kind that RV(before), RV(after) and RV(operations) do not show. They show the first
+    100 of each.
+  returned: when there are more
+  type: dict
+  sample: {after: {file: 20}}
 """
 
 from typing import TYPE_CHECKING, Any, Dict, List, Optional

@@ -170,6 +170,12 @@ operations:
   returned: when O(state) is not V(gathered)
   type: list
   elements: str
+left_out:
+  description: Number of objects by kind that RV(before), RV(after) and RV(operations) do not show. They show the first
+    100 of each.
+  returned: when there are more
+  type: dict
+  sample: {operations: {file: 20}}
 """
 
 from typing import Any, Dict, List

@@ -135,6 +135,12 @@ operations:
   returned: success
   type: list
   elements: str
+left_out:
+  description: Number of objects by kind that RV(before), RV(after) and RV(operations) do not show. They show the first
+    100 of each.
+  returned: when there are more
+  type: dict
+  sample: {before: {filter_rule: 20}}
 """
 
 from typing import TYPE_CHECKING, Any, Dict

@@ -103,6 +103,12 @@ operations:
   sample:
     - + runtime 0.1.0-5891b5b522d5 sha256 5891b5b522d5
     - + link /opt/fairlead/current -> 0.1.0-5891b5b522d5
+left_out:
+  description: Number of objects by kind that RV(before), RV(after) and RV(operations) do not show. They show the first
+    100 of each.
+  returned: when there are more
+  type: dict
+  sample: {before: {runtime_tree: 20}}
 archive_needed:
   description: Whether O(archive) has to be given to go on. The action plugin sees to that.
   returned: when nothing was done because of that

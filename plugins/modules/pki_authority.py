@@ -183,6 +183,12 @@ operations:
   returned: success
   type: list
   elements: str
+left_out:
+  description: Number of objects by kind that RV(before), RV(after) and RV(operations) do not show. They show the first
+    100 of each.
+  returned: when there are more
+  type: dict
+  sample: {after: {certificate: 400}}
 """
 
 from typing import Any, Dict

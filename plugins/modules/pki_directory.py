@@ -60,6 +60,12 @@ operations:
   returned: success
   type: list
   elements: str
+left_out:
+  description: Number of objects by kind that RV(before), RV(after) and RV(operations) do not show. They show the first
+    100 of each.
+  returned: when there are more
+  type: dict
+  sample: {before: {file: 20}, operations: {file: 20}}
 """
 
 from typing import Any, Dict

@@ -13,7 +13,7 @@ author: the Fairlead authors
 description:
   - Makes a private key where there is none, and keeps the one that is there. It never leaves the node; what peers need
     is the public key, which the module returns.
-  - The public key is computed by the kernel, so a kernel with WireGuard is needed.
+  - The public key is computed by the kernel, so a kernel with WireGuard is needed, in check mode too.
   - Unlike the key that a real flanneld makes in F(/run/flannel/wgkey), it survives a reboot. The file has the form that
     flanneld reads, so its environment variable E(WIREGUARD_KEY_FILE) may name it.
 extends_documentation_fragment: fairlead.cluster.attributes
@@ -72,6 +72,12 @@ operations:
   returned: success
   type: list
   elements: str
+left_out:
+  description: Number of objects by kind that RV(before), RV(after) and RV(operations) do not show. They show the first
+    100 of each.
+  returned: when there are more
+  type: dict
+  sample: {operations: {wireguard_key: 20}}
 """
 
 from typing import Any, Dict

@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -251,6 +252,29 @@ def test_failure_half_way_and_at_the_end_is_taken_back(
                 poisoned.setattr(overlay_network, "_adapter", poison)
                 apply(node, change)
             assert snapshot(node) == before, (change, position)
+
+
+@pytest.mark.usefixtures("wireguard")
+@pytest.mark.parametrize(("device", "option", "port"), [("", "listen_port", 51820), ("-v6", "listen_port6", 51821)])
+def test_port_of_somebody_else_is_named_with_the_device_and_a_way_out(
+    netns: Namespaces, apply: Apply, keys: Keys, device: str, option: str, port: int
+) -> None:
+    """At a start, and when the device that is up shall have another port."""
+    node = lone_node(netns)
+    with inside(node):
+        other, later = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    with other, later:
+        other.bind(("", port))
+        later.bind(("", 7777))
+        for taken, backend in ((port, {}), (7777, {option: 7777})):
+            before = snapshot(node)
+            with pytest.raises(ApplyError, match="cannot (add|replace): Address already in use: ") as caught:
+                apply(node, keys.document(1, 2, dual=True, **backend))
+            assert f"has UDP port {taken}, on which flannel-wg{device} listens." in str(caught.value)
+            assert str(caught.value).endswith(f"or choose another backend.{option}")
+            assert snapshot(node) == before
+            other.close()
+            assert apply(node, keys.document(1, 2, dual=True)).changed == (taken == port)
 
 
 @pytest.mark.usefixtures("wireguard")

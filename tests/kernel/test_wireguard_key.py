@@ -102,9 +102,15 @@ def test_file_with_something_else_is_refused_and_kept(content: str, tmp_path: Pa
     assert path.read_text() == content
 
 
-def test_kernel_without_wireguard_gets_no_key(netns: Namespaces, tmp_path: Path) -> None:
+def test_kernel_without_wireguard_gets_no_key_and_check_mode_says_so(
+    netns: Namespaces, tmp_path: Path, run_module: RunModule
+) -> None:
     if has_wireguard(netns("probe")):
         pytest.skip("this kernel has WireGuard")
+    path = tmp_path / "keys" / "key"
     with pytest.raises(PrerequisiteError, match="this node's kernel has no wireguard"):
-        converge(str(tmp_path / "keys" / "key"), True, False)
-    assert not (tmp_path / "keys").exists()
+        converge(str(path), True, False)
+    told = [run_module(MODULE, {"path": str(path)}, check=check, fails=True)["msg"] for check in (True, False)]
+    assert "this node's kernel has no wireguard" in told[0] and told[0] == told[1]
+    assert not path.parent.exists()
+    assert not converge(str(path), False, True)[0].changed, "to have no key takes no WireGuard"

@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "ansible_collections.fairlead.cluster.plugins.modules"
 FRAGMENTS = "ansible_collections.fairlead.cluster.plugins.doc_fragments"
 NAMES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py") if path.stem != "__init__")
-RESULT_KEYS = {"changed", "before", "after", "operations"}
+# What result_of gives beside Ansible's own keys.
+RESULT_KEYS = {"before", "after", "operations", "left_out"}
 # I(), B() and the like came before O(), V(), RV() and E().
 OLD_MARKUP = re.compile(r"\b(I|B)\([^)]*\)")
 COMPARED = ("type", "elements", "required", "default", "choices", "aliases")
@@ -112,6 +113,13 @@ def test_every_option_and_result_is_described(name: str) -> None:
     assert all(value.get("returned") for value in returned.values())
     assert document["module"] == name
     assert document["short_description"] and document["description"] and document["version_added"]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(load(name), "result_of")])
+def test_all_keys_of_bounded_results_are_documented(name: str) -> None:
+    returned = yaml.safe_load(load(name).RETURN)
+    assert sorted(RESULT_KEYS - set(returned)) == []
+    assert returned["left_out"]["type"] == "dict" and returned["left_out"]["returned"] == "when there are more"
 
 
 @pytest.mark.parametrize("name", NAMES)

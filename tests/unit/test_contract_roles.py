@@ -142,3 +142,17 @@ def test_defaults_and_specification_agree(role: Path) -> None:
 def test_every_yaml_file_says_its_license(role: Path) -> None:
     for path in sorted(role.rglob("*.yml")):
         assert "SPDX-License-Identifier: Apache-2.0" in path.read_text(encoding="utf-8")[:120], path
+
+
+def test_every_entry_that_a_playbook_calls_is_specified() -> None:
+    called = set()
+    for path in sorted((ROOT / "playbooks").glob("*.yml")):
+        for mapping in mappings(yaml.safe_load(path.read_text(encoding="utf-8"))):
+            for keyword in ("ansible.builtin.include_role", "ansible.builtin.import_role"):
+                arguments = mapping.get(keyword, {})
+                if "tasks_from" in arguments:
+                    role = arguments["name"].removeprefix("fairlead.cluster.")
+                    names = mapping["loop"] if role == "{{ item }}" else [role]
+                    called |= {(name, arguments["tasks_from"]) for name in names}
+    assert called >= {("flannel", "key"), ("flannel", "reset"), ("pki", "sign")}, "the search finds nothing"
+    assert sorted(call for call in called if call[1] not in specs(ROOT / "roles" / call[0])) == []

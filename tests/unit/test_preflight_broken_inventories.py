@@ -71,7 +71,7 @@ EXPECTED: dict[str, dict[str, str]] = {
         "hosts.w1.cluster_node_address6": "is not set; every node of a cluster with cluster_pod_cidr6 needs one",
         "hosts.w2.cluster_node_address6": "2001:db8:2::12 is also that of hosts.cp2.cluster_node_address6",
         "hosts.w3.cluster_node_address6": "192.0.2.16 is not an IPv6 address",
-        "hosts.w4.cluster_node_address6": "fe80::17 is not the address of one host",
+        "hosts.w4.cluster_node_address6": "fe80::17 is reached by no other node",
         "hosts.w5.cluster_node_address6": "cannot be computed before the node is asked",
     },
     "23_ipv6_and_backend": {"cluster_pod_cidr6": "backend ipip carries IPv4 only"},
@@ -81,7 +81,11 @@ EXPECTED: dict[str, dict[str, str]] = {
         "flannel_vxlan_vni": "must be 1 to 9999 with cluster_pod_cidr6, not 10000",
         "flannel_mtu": "must be 0 or 1350 to 65535, not 1300",
     },
-    "25_kube_proxy": {
+    "25_wireguard": {
+        "flannel_wireguard_psk": "must be the same on all nodes, and is 'sha256:4bb06f8e4e3a' on cp1; 'sha256:",
+        "flannel_wireguard_listen_port6": "must not be 51820, which is the port of the other device",
+    },
+    "26_kube_proxy": {
         "cluster_api_server": "is not set, and cluster_kube_proxy is true",
         "cluster_virtual_cidrs[1]": "10.100.0.0/24 overlaps cluster_service_cidr 10.96.0.0/12",
         "kube_proxy_archive_sha256": "has no SHA-256 for amd64",
@@ -153,6 +157,14 @@ def test_broken_inventory_is_refused_before_any_host_is_contacted(name: str, con
         assert text in found[item]
     assert result.stdout.count("TASK [") == 2, "something ran beside the preflight"
     assert controller.contacted == ""
+
+
+def test_secrets_that_differ_are_shown_to_nobody(controller: Controller) -> None:
+    inventory = BROKEN / "25_wireguard" / "hosts.yml"
+    result = controller.play(inventory, "site.yml", "-vvv")
+    secrets = re.findall(r"flannel_wireguard_psk: (\S+)", inventory.read_text())
+    assert len(set(secrets)) == 2
+    assert not [secret for secret in secrets if secret in result.stdout + result.stderr]
 
 
 def test_place_of_a_mistake_is_named(controller: Controller) -> None:

@@ -11,19 +11,10 @@ from typing import Any, Collection, Dict, Iterator, List, Mapping, Optional, Seq
 from .._engine import Outcome
 from .._engine import converge as engine_converge
 from .._model.errors import PrerequisiteError
+from .._model.filter_items import FilterObject, FilterRule, version_of_table
+from .._model.ip_version import IPV4, IpVersion
 from .._model.item import State
-from .._model.masquerade import (
-    AUTO,
-    IPTABLES,
-    IPV4,
-    NFTABLES,
-    Family,
-    FilterObject,
-    FilterRule,
-    MasqueradeSpec,
-    family_of,
-    parse_masquerade,
-)
+from .._model.masquerade import AUTO, IPTABLES, NFTABLES, MasqueradeSpec, parse_masquerade
 from .._plan.operation import difference
 from .._system import iptables
 from .._system.forwarding import ForwardChain, dropping_chains
@@ -78,7 +69,7 @@ def _converge(spec: MasqueradeSpec, check: bool, runner: Runner) -> Tuple[Outcom
 
 
 # Backends and IP versions that they hold rules of ours for.
-_Places = Collection[Tuple[str, Family]]
+_Places = Collection[Tuple[str, IpVersion]]
 
 
 class _Choosing:
@@ -94,14 +85,14 @@ class _Choosing:
         self.iptables = iptables.find(runner)
         self.backends: List[Backend] = [Nftables(runner), *self.iptables]
         # By kind of iptables, for the declared IP versions only.
-        self.forward: Dict[str, Dict[Family, ForwardChain]] = {}
+        self.forward: Dict[str, Dict[IpVersion, ForwardChain]] = {}
 
     def choose(self, have: State) -> Tuple[Backend, str]:
         """The backend and the reason for it, after ``have`` was read of all."""
-        families = self.spec.families
-        self.forward = {kind.backend: {each: kind.forward_chain(each) for each in families} for kind in self.iptables}
+        versions = self.spec.versions
+        self.forward = {kind.backend: {each: kind.forward_chain(each) for each in versions} for kind in self.iptables}
         items = [item for item in have.values() if isinstance(item, (FilterObject, FilterRule))]
-        in_use = {(item.backend, family_of(item.table)) for item in items}
+        in_use = {(item.backend, version_of_table(item.table)) for item in items}
         allowed = [
             one for one in self.backends if self.spec.backend == AUTO or one.backend.startswith(self.spec.backend)
         ]
@@ -114,10 +105,10 @@ class _Choosing:
     def _reason(self, name: str, in_use: _Places) -> Tuple[Tuple[int, int], str]:
         """Weight, the smallest first, and words."""
         chains = self.forward.get(name, {})
-        walls = [f"{chain.drops} ({family})" for family, chain in chains.items() if chain.drops]
+        walls = [f"{chain.drops} ({version})" for version, chain in chains.items() if chain.drops]
         if walls:
             return (0, -len(walls)), f"only rules there let pods through chain FORWARD: {', '.join(walls)}"
-        foreign = [str(family) for family, chain in chains.items() if chain.foreign]
+        foreign = [str(version) for version, chain in chains.items() if chain.foreign]
         if foreign:
             return (1, -len(foreign)), f"chain FORWARD there holds rules of others ({', '.join(foreign)})"
         if _in_use(name, in_use):
@@ -128,7 +119,7 @@ class _Choosing:
         return (4, 0), f"the first that works{of_choice}"
 
     def _first_working(self, ranked: Sequence[Backend], in_use: _Places) -> Backend:
-        problems: Dict[str, Tuple[Family, PrerequisiteError]] = {}
+        problems: Dict[str, Tuple[IpVersion, PrerequisiteError]] = {}
         for backend in ranked:
             problem = self._problem(backend, in_use)
             if problem is None:
@@ -138,18 +129,18 @@ class _Choosing:
         # A real run comes here with the packages that check mode did not install.
         if self.check and missing:
             return missing[0]
-        found = "; ".join(f"{_half(name, family)}: {problem}" for name, (family, problem) in problems.items())
+        found = "; ".join(f"{_half(name, version)}: {problem}" for name, (version, problem) in problems.items())
         asked = self.spec.backend
         raise PrerequisiteError(f"backend {asked} does not work here: {found}. {_ALTERNATIVES[asked]}")
 
-    def _problem(self, backend: Backend, in_use: _Places) -> Optional[Tuple[Family, PrerequisiteError]]:
+    def _problem(self, backend: Backend, in_use: _Places) -> Optional[Tuple[IpVersion, PrerequisiteError]]:
         """The first IP version that the backend does not do, and why."""
-        for family in self.spec.families:
-            if (backend.backend, family) not in in_use:
-                problem = _problem(backend, family, self.check)
-                problem = problem or _problem_of_kin(backend, self.backends[0], family, self.check)
+        for version in self.spec.versions:
+            if (backend.backend, version) not in in_use:
+                problem = _problem(backend, version, self.check)
+                problem = problem or _problem_of_kin(backend, self.backends[0], version, self.check)
                 if problem is not None:
-                    return family, problem
+                    return version, problem
         return None
 
     def warnings(self, chosen: Backend) -> Iterator[str]:
@@ -158,41 +149,43 @@ class _Choosing:
             return
         advice = f"Rules of {chosen.backend} cannot overrule that; accept"
         for name, chains in self.forward.items():
-            for family, chain in chains.items():
+            for version, chain in chains.items():
                 if chain.drops and name != chosen.backend:
                     dropped = f"drops pod packets that it does not accept: {chain.drops}"
-                    place = f"{_half(name, family)}: chain FORWARD of table filter"
-                    yield f"{place} {dropped}. {advice} {self._pods([family])} there"
-        shown = [family for family, chain in self.forward.get(iptables.NFT, {}).items() if chain.policy]
-        for found in dropping_chains(self.runner, self.spec.families):
-            if not found.of_iptables or found.families[0] not in shown:
+                    place = f"{_half(name, version)}: chain FORWARD of table filter"
+                    yield f"{place} {dropped}. {advice} {self._pods([version])} there"
+        shown = [version for version, chain in self.forward.get(iptables.NFT, {}).items() if chain.policy]
+        for found in dropping_chains(self.runner, self.spec.versions):
+            if not found.of_iptables or found.versions[0] not in shown:
                 dropped = f"{found} drops pod packets that it does not accept"
-                yield f"nftables: {dropped}. {advice} {self._pods(found.families)} there"
+                yield f"nftables: {dropped}. {advice} {self._pods(found.versions)} there"
 
-    def _pods(self, families: Collection[Family]) -> str:
-        networks = [str(rules.network) for rules in self.spec.rules if rules.family in families]
+    def _pods(self, versions: Collection[IpVersion]) -> str:
+        networks = [str(rules.network) for rules in self.spec.rules if rules.version in versions]
         return f"{', '.join(networks)} as source and as destination"
 
 
 def _in_use(name: str, places: _Places) -> bool:
-    return any(name == backend for backend, _family in places)
+    return any(name == backend for backend, _version in places)
 
 
-def _half(name: str, family: Family) -> str:
+def _half(name: str, version: IpVersion) -> str:
     """A backend in messages about one IP version."""
-    return name if family is IPV4 else f"{name} ({family})"
+    return name if version is IPV4 else f"{name} ({version})"
 
 
-def _problem(backend: Backend, family: Family, check: bool) -> Optional[PrerequisiteError]:
+def _problem(backend: Backend, version: IpVersion, check: bool) -> Optional[PrerequisiteError]:
     try:
-        backend.read(family)
-        backend.probe(family, check)
+        backend.read(version)
+        backend.probe(version, check)
     except PrerequisiteError as error:
         return error
     return None
 
 
-def _problem_of_kin(backend: Backend, nftables: Backend, family: Family, check: bool) -> Optional[PrerequisiteError]:
+def _problem_of_kin(
+    backend: Backend, nftables: Backend, version: IpVersion, check: bool
+) -> Optional[PrerequisiteError]:
     """Check mode can try iptables-nft only by way of nft, if that is there: both need the same of the kernel."""
-    problem = _problem(nftables, family, check) if check and backend.backend == iptables.NFT else None
+    problem = _problem(nftables, version, check) if check and backend.backend == iptables.NFT else None
     return problem if isinstance(problem, UnsupportedError) else None

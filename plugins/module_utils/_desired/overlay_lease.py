@@ -8,10 +8,11 @@ that a renewal years later asks for the same one. Not applied at boot: leases li
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import ipaddress
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .._engine import Outcome, Plan
 from .._engine import converge as engine_converge
@@ -26,6 +27,7 @@ from .._model.lease import Half, Lease, LeaseSpec, Node, parse_lease_spec, parse
 from .._model.lease_codec import lease_key, lease_name
 from .._model.members import unusable
 from .._model.parse import Section
+from .._model.wireguard import is_public_key
 from .._plan.lease import claim, leases_of, owners, plan, plan_keep, plan_release
 from .._plan.lease_report import Conflict, conflicts, orphans
 from .._plan.operation import Operation, outcome_of
@@ -45,8 +47,9 @@ class Ensured:
     """``leases``: ``[{name, subnet, address, mac, subnet6?, address6?, mac6?, backend_type, ttl}]`` of the declared
     backend, by rising subnet. Those that end with 6 are there where a lease has an IPv6 half and IPv6 is declared.
 
-    Left out, with a warning each, are leases of no declared node that no datapath can be made from, or just their IPv6
-    half: one broken or stale lease of somebody else shall not stop all nodes. ``name`` is None for a lease of no
+    Left out, with a warning each, are leases that no datapath can be made from and that this run cannot put right, or
+    just their IPv6 half: those of no declared node, and with WireGuard those of nodes that have not told their keys.
+    One broken or stale lease of somebody else shall not stop all nodes. ``name`` is None for a lease of no
     declared node; ``ttl`` is in seconds, 0 for a permanent lease and None where it was not asked for, which is the case
     for all but this node's. ``orphaned`` (``[{key, address, ttl}]``) are all leases of no declared node, and
     ``conflicts`` (``[{keys, problem, advice}]``) what is wrong with leases that nobody here may change.
@@ -83,14 +86,14 @@ def converge(document: Mapping[str, Any], check: bool, runner: Optional[Runner] 
 def ensure(document: Mapping[str, Any], check: bool) -> Ensured:
     """Every declared node has its lease, this node's has at least half of its time left."""
     spec, access = parse_lease_spec(document), parse_access(document)
-    known = _with_known_keys(spec)
+    _require_own_key(spec)
     try:
         adapter = _adapter(Gateway(access), spec)
-        outcome = _converge(adapter, lambda have: plan(have, known), check)
+        outcome = _converge(adapter, lambda have: plan(have, _with_known_keys(spec, have)), check)
     except (UnreachableError, PrerequisiteError) as error:
         if not check:
             raise
-        operations = plan({}, known)
+        operations = plan({}, _with_known_keys(spec, {}))
         outcome = Outcome({}, outcome_of({}, operations), operations)
         return Ensured(outcome, _listed(outcome.after, spec.nodes, spec), [_prediction(error)])
     leases, warnings = _usable(outcome.after, spec, adapter)
@@ -103,18 +106,52 @@ def ensure(document: Mapping[str, Any], check: bool) -> Ensured:
     )
 
 
-def _with_known_keys(spec: LeaseSpec) -> LeaseSpec:
-    """With WireGuard a lease is of use only with a key, which is made on the node. Nodes that have not told theirs get
-    no lease yet, or keep the one they have."""
-    if spec.config.backend_type != WIREGUARD:
-        return spec
-    if not spec.own.public_key:
+def _require_own_key(spec: LeaseSpec) -> None:
+    if _backend(spec) == WIREGUARD and not spec.own.public_key:
         raise SpecError(
             f"nodes[{spec.nodes.index(spec.own)}].public_key",
             f"is required for {spec.node}, this node, with backend wireguard; module wireguard_key returns it",
         )
-    known, waiting = (tuple(node for node in spec.nodes if bool(node.public_key) is told) for told in (True, False))
+
+
+def _untold(spec: LeaseSpec) -> FrozenSet[str]:
+    """Names of the nodes whose keys this run does not know."""
+    return frozenset(node.name for node in spec.nodes if _backend(spec) == WIREGUARD and not node.public_key)
+
+
+def _with_known_keys(spec: LeaseSpec, have: State) -> LeaseSpec:
+    """With WireGuard a lease is of use only with a key, which is made on the node. Nodes that have not told theirs get
+    no lease yet, or keep the one they have; one that is broken is put right with the key that it tells."""
+    untold = _untold(spec)
+    if not untold:
+        return spec
+    told = _keys_in_broken_leases(spec, have)
+    nodes = [dataclasses.replace(node, public_key=node.public_key or told.get(node.name, "")) for node in spec.nodes]
+    known, waiting = (tuple(node for node in nodes if bool(node.public_key) is known) for known in (True, False))
     return dataclasses.replace(spec, nodes=known, waiting=waiting)
+
+
+def _keys_in_broken_leases(spec: LeaseSpec, have: State) -> Dict[str, str]:
+    """By names of nodes that have not told their keys. A lease that is of use stays as its node wrote it: with another
+    port declared by now, that node still listens on the old one."""
+    listed = _listed(have, spec.nodes, spec)
+    leases = _of_backend(have, spec)
+    broken = [index for index in _problems(listed, spec) if listed[index]["name"] is not None]
+    if not broken:
+        return {}
+    names = collections.Counter(entry["name"] for entry in listed)
+    holders = collections.Counter(key for lease in leases for key in {half.public_key for half in lease.halves})
+    holders.update(node.public_key for node in spec.nodes)
+    found = {}
+    for index in broken:
+        name, keys = (
+            listed[index]["name"],
+            set(filter(is_public_key, (half.public_key for half in leases[index].halves))),
+        )
+        # What is also somebody else's, or not the only lease of the node, is no help.
+        if names[name] == 1 and [holders[key] for key in keys] == [1]:
+            found[name] = keys.pop()
+    return found
 
 
 def release(document: Mapping[str, Any], check: bool) -> Outcome:
@@ -251,14 +288,8 @@ def _entry(half: Half) -> Dict[str, Any]:
 
 def _usable(state: State, spec: LeaseSpec, adapter: LeaseAdapter) -> Tuple[List[Dict[str, Any]], List[str]]:
     """The leases, or halves of leases, that a datapath can be made from, and a warning for each other one."""
-    listed = _listed(state, spec.nodes, spec, adapter)
-    leases = [lease for lease in leases_of(state) if lease.backend_type == _backend(spec)]
-    kind = _backend(spec)
-    left_out: Dict[Lease, _LeftOut] = {}
-    for pool in spec.config.pools:
-        network = ipaddress.ip_network(pool.network)
-        for index, problem in unusable(listed, [network], kind == VXLAN, kind == WIREGUARD).items():
-            left_out.setdefault(leases[index], _LeftOut(pool.version, problem))
+    listed, leases = _listed(state, spec.nodes, spec, adapter), _of_backend(state, spec)
+    left_out = {leases[index]: out for index, out in _problems(listed, spec).items()}
     warnings = _warnings(conflicts(state, spec.nodes), left_out, spec.prefix)
     warnings += [f"etcd key {key} {_STRANGE[0]}. {_STRANGE[1]}" for key in adapter.strange]
     if len(warnings) > WARNINGS:
@@ -269,14 +300,42 @@ def _usable(state: State, spec: LeaseSpec, adapter: LeaseAdapter) -> Tuple[List[
 
 
 class _LeftOut(NamedTuple):
-    """Why no datapath can be made from a lease, or from its IPv6 half alone."""
+    """Why no datapath can be made from a lease, or from its IPv6 half alone. ``name`` is that of its node, None where
+    that is not declared."""
 
     version: IpVersion
     problem: str
+    name: Optional[str]
 
     @property
     def whole(self) -> bool:
         return self.version is IPV4
+
+    @property
+    def owner(self) -> str:
+        return "no declared node" if self.name is None else f"node {self.name}, whose public key is not known here,"
+
+    @property
+    def advice(self) -> str:
+        if self.name is None:
+            return "Delete the key, or have its node write it anew"
+        return f"Run the overlay playbook on {self.name}, which writes it anew"
+
+
+def _problems(listed: Sequence[Mapping[str, Any]], spec: LeaseSpec) -> Dict[int, _LeftOut]:
+    """By index, of leases of the backend that no datapath can be made from."""
+    kind, untold = _backend(spec), _untold(spec)
+    found: Dict[int, _LeftOut] = {}
+    for pool in spec.config.pools:
+        network = ipaddress.ip_network(pool.network)
+        for index, problem in unusable(listed, [network], kind == VXLAN, kind == WIREGUARD, untold).items():
+            found.setdefault(index, _LeftOut(pool.version, problem, listed[index]["name"]))
+    return found
+
+
+def _of_backend(state: State, spec: LeaseSpec) -> List[Lease]:
+    """In the order of ``_listed``."""
+    return [lease for lease in leases_of(state) if lease.backend_type == _backend(spec)]
 
 
 def _without(entry: Dict[str, Any], left_out: Optional[_LeftOut]) -> Dict[str, Any]:
@@ -312,9 +371,9 @@ def _warnings(found: Iterable[Conflict], left_out: Mapping[Lease, _LeftOut], pre
         keys = _keys(conflict.leases, prefix)
         warnings.append(f"etcd {many} {keys} {conflict.problem}{consequence}. {conflict.advice}")
     return warnings + [
-        f"etcd key {lease_key(prefix, lease)} is of no declared node and "
+        f"etcd key {lease_key(prefix, lease)} is of {out.owner} and "
         f"{'left' if out.whole else 'with its IPv6 left'} out of the overlay, because "
-        f"no datapath can be made from it: {out.problem}. Delete the key, or have its node write it anew"
+        f"no datapath can be made from it: {out.problem}. {out.advice}"
         for lease, out in left_out.items()
         if lease not in told
     ]

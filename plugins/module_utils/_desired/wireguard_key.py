@@ -31,13 +31,16 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 def converge(path: str, present: bool, check: bool) -> Tuple[Outcome, Optional[str]]:
     """The outcome, and the public key; None after removal. With ``check`` a key that would be made has a stand-in,
-    which no key belongs to. Raises PrerequisiteError where the kernel has no WireGuard, ReadError for a file that holds
-    no key."""
+    which no key belongs to. Either way raises PrerequisiteError where the kernel has no WireGuard, ReadError for a file
+    that holds no key."""
     if not path.startswith("/"):
         raise SpecError("path", f"must be absolute, not {path!r}")
     adapter = KeyAdapter(path, present)
     if check:
         outcome = engine_converge(adapter, lambda have: plan(have, path, present), True)
+        if any(operation.action == ADD for operation in outcome.operations):
+            # As for a new key, and with the same error. Nothing is kept of this one.
+            public_key_of(_new_key())
     else:
         with exclusive(KIND):
             outcome = engine_converge(adapter, lambda have: plan(have, path, present), False)
@@ -65,6 +68,10 @@ def plan(have: State, path: str, present: bool) -> List[Operation]:
     assert isinstance(found, WireguardKey)
     want = dataclasses.replace(found, mode=MODE, owner="root")
     return [] if want == found else [Operation(REPLACE, want, found)]
+
+
+def _new_key() -> Secret:
+    return Secret(clamped(os.urandom(KEY_LENGTH)))
 
 
 class KeyAdapter:
@@ -95,7 +102,7 @@ class KeyAdapter:
             yield operation
 
     def _write(self, key: WireguardKey) -> None:
-        secret = key.private_key or Secret(clamped(os.urandom(KEY_LENGTH)))
+        secret = key.private_key or _new_key()
         # Asked before anything is written: without WireGuard in the kernel there is no use for a key.
         public_key_of(secret)
         write_file(File(key.path, shown(secret.value) + "\n", key.mode, key.owner))

@@ -23,7 +23,7 @@ from .wireguard import (
     WIREGUARD_OVERHEAD,
     WIREGUARD_PORT,
     WIREGUARD_PORT6,
-    parse_key,
+    preshared_key,
 )
 
 VXLAN, HOST_GW, IPIP, WIREGUARD = "vxlan", "host-gw", "ipip", "wireguard"
@@ -110,7 +110,7 @@ def parse_backend(section: Section) -> Backend:
         gbp=section.boolean("gbp", False),
         learning=section.boolean("learning", False),
         direct_routing=section.boolean("direct_routing", False),
-        psk=parse_psk(section),
+        psk=preshared_key(section.get("psk", ""), section.at("psk")),
         listen_port=section.integer("listen_port", 1, 65535, WIREGUARD_PORT),
         listen_port6=section.integer("listen_port6", 1, 65535, WIREGUARD_PORT6),
         keepalive=section.integer("keepalive", 0, 65535, 0),
@@ -121,12 +121,6 @@ def parse_backend(section: Section) -> Backend:
         raise SpecError(section.at("key_file"), f"must be absolute, not {backend.key_file!r}")
     section.finish()
     return backend
-
-
-def parse_psk(section: Section) -> Secret:
-    """The preshared key, "" for none. Raises SpecError without telling the value."""
-    value = section.get("psk", "")
-    return Secret(parse_key(value, section.at("psk"))) if value != "" else NO_SECRET
 
 
 def overhead(kind: str, version: IpVersion) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from .backend import HOST_GW, IPIP, VXLAN, WIREGUARD
 from .cluster_ipv6 import ERROR, POD_CIDR6, PUBLIC_ADDRESS6, SUBNET6_VARIABLES, WARNING, Found, check_ipv6, is_given
 from .cluster_kube_proxy import check_kube_proxy
+from .cluster_wireguard import PRESHARED_KEY, check_wireguard, without_secrets
 from .declared import (
     Problem,
     Setting,
@@ -58,6 +59,7 @@ SHARED = (
     "flannel_wireguard_listen_port",
     "flannel_wireguard_listen_port6",
     "flannel_wireguard_mode",
+    PRESHARED_KEY,
 )
 # More members make every write slower and tolerate failures that do not happen (etcd's FAQ, "maximum cluster size").
 MOST_ETCD_MEMBERS = 7
@@ -160,7 +162,7 @@ def _parse(section: Section) -> Tuple[Cluster, List[Problem]]:
     groups = section.section("groups")
     members = {name: tuple(map(str, groups.list(name))) for name in groups.data}
     everybody = members.get("all", ())
-    settings = parse_settings(section, everybody)
+    settings = without_secrets(parse_settings(section, everybody))
     prefixes = tuple(map(str, section.list("prefixes")))
     section.finish()
     ours = [name for name in everybody if any(name in members.get(group, ()) for group in GROUPS)]
@@ -228,23 +230,16 @@ def _addresses(cluster: Cluster) -> Found:
     for host in cluster.hosts:
         if host.address is None:
             continue
-        problem = _unusable(host.address)
+        problem = IPV4.host_problem(host.address)
+        if not problem and host.address.is_link_local:
+            # RFC 3927: a host chooses it by itself, and another one on any conflict.
+            problem = "is link-local, and may be another one tomorrow"
         if problem:
             yield ERROR, Problem(host.item, f"{host.address} {problem}; declare the node's own address", host.where)
         other = seen.setdefault(host.address, host)
         if other is not host:
             text = f"{host.address} is also that of {other.item}; every node needs an address of its own"
             yield ERROR, Problem(host.item, text, host.where)
-
-
-def _unusable(address: Address) -> str:
-    if address.version != 4:
-        return "is not an IPv4 address"
-    if address.is_loopback or address.is_unspecified:
-        return "is reached by no other node"
-    if address.is_multicast or address.is_link_local or int(address) == 2**32 - 1:
-        return "is not the address of one host"
-    return ""
 
 
 def _shared_values(cluster: Cluster) -> Found:
@@ -400,14 +395,16 @@ def _ipv6(cluster: Cluster) -> Found:
     return check_ipv6(cluster.settings, cluster.group(NODES), cluster.backend)
 
 
-_CHECKS = (_groups, _names, _addresses, _shared_values, _unknown_names, _networks, _etcd_prefix)
+def _wireguard(cluster: Cluster) -> Found:
+    return check_wireguard(cluster.settings, cluster.backend)
 
 
 def _kube_proxy(cluster: Cluster) -> Found:
     return check_kube_proxy(cluster.settings, cluster.group(NODES))
 
 
-_OVERLAY = (_backend_options, _underlay_rules, _ipv6)
+_CHECKS = (_groups, _names, _addresses, _shared_values, _unknown_names, _networks, _etcd_prefix)
+_OVERLAY = (_backend_options, _underlay_rules, _ipv6, _wireguard)
 _SERVICES = (_kube_proxy,)
 
 

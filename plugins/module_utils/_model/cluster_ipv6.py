@@ -8,7 +8,6 @@ The pod network and its subnets themselves are checked with those of IPv4.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 from .backend import BACKENDS, VNI_LIMIT6, VXLAN, overhead
@@ -66,9 +65,13 @@ def _addresses(settings: Settings, nodes: Sequence[str], network: Optional[Netwo
             yield ERROR, Problem(path, text, entry.where)
             continue
         try:
-            address = _host_address(entry.value, path)
+            address = parse_address(entry.value, path)
         except SpecError as error:
             yield ERROR, as_problem(error, path, entry.where)
+            continue
+        problem = IPV6.host_problem(address)
+        if problem:
+            yield ERROR, Problem(path, f"{address} {problem}; declare the node's own address", entry.where)
             continue
         if network is not None and address in network:
             text = f"{address} is inside {POD_CIDR6} {network}; move the network or the node"
@@ -77,17 +80,6 @@ def _addresses(settings: Settings, nodes: Sequence[str], network: Optional[Netwo
         if other != path:
             text = f"{address} is also that of {other}; every node needs an address of its own"
             yield ERROR, Problem(path, text, entry.where)
-
-
-def _host_address(value: Any, path: str) -> ipaddress.IPv6Address:
-    address = parse_address(value, path)
-    if not isinstance(address, ipaddress.IPv6Address):
-        raise SpecError(path, f"{address} is not an IPv6 address; declare the node's own address")
-    if address.is_loopback or address.is_unspecified or address.ipv4_mapped is not None:
-        raise SpecError(path, f"{address} is reached by no other node; declare the node's own address")
-    if address.is_multicast or address.is_link_local:
-        raise SpecError(path, f"{address} is not the address of one host; declare the node's own address")
-    return address
 
 
 def _too_small_or_large(settings: Settings, backend: str) -> Found:

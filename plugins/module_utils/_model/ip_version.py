@@ -44,6 +44,12 @@ class IpVersion:
         mapped = getattr(address, "ipv4_mapped", None) is not None
         return low <= number <= high and not hole_low <= number <= hole_high and not mapped
 
+    def host_problem(self, address: Address) -> str:
+        """Why no other node reaches a node by an address, whichever version that is of; "" where they do."""
+        if address.version != self.number:
+            return f"is not an {self} address"
+        return "" if self.is_host(address) else "is reached by no other node"
+
     def __str__(self) -> str:
         return f"IPv{self.number}"
 

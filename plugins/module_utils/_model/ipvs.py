@@ -22,9 +22,9 @@ MASQUERADE, LOCAL, TUNNEL, DIRECT, BYPASS = "masquerade", "local", "tunnel", "di
 FORWARDING = (MASQUERADE, LOCAL, TUNNEL, DIRECT, BYPASS)
 # Schedulers of Linux 6.x by the names that the kernel knows them by; module ip_vs_NAME has each.
 SCHEDULERS = ("rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "fo", "ovf", "mh", "twos")
-# linux/ip_vs.h IP_VS_SVC_F_*. The scheduler gives SCHED1 and SCHED2 their meaning.
-ONE_PACKET, SCHEDULER_1, SCHEDULER_2, SCHEDULER_3 = 0x4, 0x8, 0x10, 0x20
-_SCHEDULER_FLAGS = {SCHEDULER_1: "fallback", SCHEDULER_2: "port", SCHEDULER_3: "flag-3"}
+# linux/ip_vs.h IP_VS_SVC_F_ONEPACKET, IP_VS_SVC_F_SCHED1 to 3: only schedulers sh and mh give the first two a meaning,
+# and none does the third.
+FLAGS: Dict[str, int] = {"one-packet": 0x4, "fallback": 0x8, "port": 0x10, "flag-3": 0x20}
 # linux/ip_vs.h IP_VS_CONN_F_TUNNEL_TYPE_* and IP_VS_TUNNEL_ENCAP_FLAG_*
 TUNNELS = ("ipip", "gue", "gre")
 TUNNEL_CHECKSUMS = ("none", "checksum", "remote")
@@ -73,11 +73,13 @@ class _RealServerFields(NamedTuple):
     lower: int = 0
     tunnel: Tunnel = PLAIN_TUNNEL
     active: int = 0
+    inactive: int = 0
 
 
 class RealServer(TupleItem, _RealServerFields):
     """``address`` has the port with it, "10.244.1.5:53". A server with more than ``upper`` connections gets no further
-    ones until it has less than ``lower`` (0: no limit). ``active`` are its established connections as found."""
+    ones until it has less than ``lower`` (0: no limit). ``active`` and ``inactive`` are its connections as found: established ones, and those that
+    begin or end."""
 
     __slots__ = ()
     kind: ClassVar[str] = "real_server"
@@ -89,6 +91,11 @@ class RealServer(TupleItem, _RealServerFields):
     @property
     def compared(self) -> Hashable:
         return self[:7]
+
+    @property
+    def drained(self) -> RealServer:
+        """The same without new connections."""
+        return self._replace(weight=0)
 
     def __str__(self) -> str:
         words = [f"real server {self.address} of {self.service} {self.forwarding} weight {self.weight}"]
@@ -173,5 +180,4 @@ def version_of_service(service: str) -> IpVersion:
 
 def flag_names(flags: int) -> Tuple[str, ...]:
     """As they are declared, and shown."""
-    named = {ONE_PACKET: "one-packet", **_SCHEDULER_FLAGS}
-    return tuple(name for bit, name in named.items() if flags & bit)
+    return tuple(name for name, bit in FLAGS.items() if flags & bit)

@@ -22,6 +22,7 @@ from .kube_proxy_options import (
     read_values,
 )
 from .kube_proxy_values import minor_version
+from .service_nat import MARK
 
 # KEP-5495: deprecation in a warning, feature gate off by default, code removed.
 IPVS_DEPRECATED, IPVS_GATED, IPVS_REMOVED = (1, 35), (1, 40), (1, 43)
@@ -46,7 +47,10 @@ TAKEN = {
 }
 NODE_PORTS = range(30000, 32768)
 # Bits of packet marks that something else on the node sets and tests.
-MARKED = {13: "CNI plugin portmap (0x2000)"}
+MARKED = {
+    MARK.bit_length() - 1: f"this collection's own services ({MARK:#x})",
+    13: "CNI plugin portmap (0x2000)",
+}
 # Time-outs of IPVS, and those of connection tracking for the same connections.
 _TRACKED = {"ipvs_tcp_timeout": "conntrack_tcp_established_timeout", "ipvs_udp_timeout": "conntrack_udp_stream_timeout"}
 

@@ -10,8 +10,7 @@ from typing import Any, Dict, Mapping
 from .backend import BACKENDS, VNI_LIMIT, VNI_LIMIT6, VXLAN, WIREGUARD, refuse_foreign_options
 from .errors import SpecError
 from .parse import Section
-from .secret import Secret
-from .wireguard import MODES, WIREGUARD_PORT, WIREGUARD_PORT6, parse_key
+from .wireguard import MODES, SEPARATE, WIREGUARD_PORT, WIREGUARD_PORT6, fingerprint, preshared_key, same_port_problem
 
 # RFC 791: what every IPv4 host must accept. RFC 8200: without so much inside of VXLAN the kernel turns IPv6 off there.
 _SMALLEST_MTU, _SMALLEST_MTU6 = 576, 1280 + 70
@@ -63,8 +62,7 @@ def parse_lease_backend(section: Section, dual: bool) -> str:
 def _parse_wireguard(section: Section, dual: bool) -> Dict[str, Any]:
     """In the order of ``BACKEND_KEYS``. Whatever peers go by is written out."""
     found: Dict[str, Any] = {}
-    if section.get("psk", "") != "":
-        parse_key(section.get("psk"), section.at("psk"))
+    if preshared_key(section.get("psk", ""), section.at("psk")):
         found["psk"] = section.get("psk")
     found["listen_port"] = section.integer("listen_port", 1, 65535, WIREGUARD_PORT)
     port6 = section.integer("listen_port6", 1, 65535, WIREGUARD_PORT6)
@@ -72,6 +70,9 @@ def _parse_wireguard(section: Section, dual: bool) -> Dict[str, Any]:
         found["listen_port6"] = port6
     found["keepalive"] = section.integer("keepalive", 0, 65535, 0)
     found["mode"] = section.text("mode", "", choices=MODES)
+    problem = same_port_problem(found["mode"] or SEPARATE, found["listen_port"], port6) if dual else ""
+    if problem:
+        raise SpecError(section.at("listen_port6"), problem)
     # A file of each node's own, which is not for etcd.
     section.get("key_file", None)
     return {BACKEND_KEYS[key]: value for key, value in found.items() if value}
@@ -82,4 +83,4 @@ def without_psk(backend: str) -> str:
     fields = json.loads(backend)
     if not isinstance(fields, dict) or not fields.get("PSK"):
         return backend
-    return compact({**fields, "PSK": str(Secret(str(fields["PSK"]).encode()))})
+    return compact({**fields, "PSK": fingerprint(fields["PSK"])})

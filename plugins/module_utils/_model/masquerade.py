@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from typing import Any, ClassVar, Dict, Hashable, Iterator, Mapping, Optional, Tuple
+from typing import Any, Iterator, Mapping, Optional, Tuple
 
 from .errors import SpecError
-from .item import BaseItem
+from .ip_version import IPV4, IPV6, VERSIONS, IpVersion
 from .parse import Network, Section
 
 PRESENT, ABSENT = "present", "absent"
@@ -23,25 +23,8 @@ POSTROUTING_CHAIN, FORWARD_CHAIN = "FAIRLEAD-POSTRTG", "FAIRLEAD-FWD"
 # The bit that kube-proxy sets on packets it wants masqueraded by itself (its option iptables.masqueradeBit is 14).
 KUBE_MARK = 0x4000
 ACCEPT, RETURN, MASQUERADE = "accept", "return", "masquerade"
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """An IP version. ``name`` is that of nftables, ``suffix`` ends the names of its parameters."""
-
-    version: int
-    name: str
-    suffix: str
-    multicast: Network
-
-    def __str__(self) -> str:
-        return f"IPv{self.version}"
-
-
-# Multicast: RFC 5771, RFC 4291 section 2.7.
-IPV4 = Family(4, "ip", "", ipaddress.ip_network("224.0.0.0/4"))
-IPV6 = Family(6, "ip6", "6", ipaddress.ip_network("ff00::/8"))
-FAMILIES = (IPV4, IPV6)
+# RFC 5771, and RFC 4291 section 2.7.
+_MULTICAST = {IPV4: ipaddress.ip_network("224.0.0.0/4"), IPV6: ipaddress.ip_network("ff00::/8")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +52,7 @@ class Rules:
     ``postrouting`` runs once a connection where the node sends on, ``forward`` on every forwarded packet.
     """
 
-    family: Family
+    version: IpVersion
     network: Network
     postrouting: Tuple[Rule, ...] = ()
     forward: Tuple[Rule, ...] = ()
@@ -87,66 +70,8 @@ class MasqueradeSpec:
     remembered: str = ""
 
     @property
-    def families(self) -> Tuple[Family, ...]:
-        return tuple(rules.family for rules in self.rules)
-
-
-@dataclasses.dataclass(frozen=True)
-class FilterObject(BaseItem):
-    """What rules of ours are kept in: a table or a chain. ``backend`` is nftables, iptables-nft or iptables-legacy,
-    ``table`` begins with the family, as in "ip6 nat"."""
-
-    kind: ClassVar[str] = "filter_object"
-    backend: str
-    table: str
-    name: str
-    definition: str = ""
-    source: str = dataclasses.field(default="", compare=False, repr=False)
-
-    @property
-    def identity(self) -> Tuple[Hashable, ...]:
-        return (self.backend, self.table, self.name)
-
-    def __str__(self) -> str:
-        return " ".join(filter(None, (self.backend, self.table, self.name, self.definition)))
-
-    def to_dict(self) -> Dict[str, Any]:
-        return _without_source(super().to_dict())
-
-
-@dataclasses.dataclass(frozen=True)
-class FilterRule(BaseItem):
-    """One rule in one of our chains, or a jump of another chain to ours (``position`` then counts jumps only).
-
-    ``source`` is what the backend takes to make the rule again.
-    """
-
-    kind: ClassVar[str] = "filter_rule"
-    backend: str
-    table: str
-    chain: str
-    position: int
-    rule: str
-    source: str = dataclasses.field(default="", compare=False, repr=False)
-
-    @property
-    def identity(self) -> Tuple[Hashable, ...]:
-        return (self.backend, self.table, self.chain, self.position)
-
-    def __str__(self) -> str:
-        return f"{self.backend} {self.table} {self.chain} {self.position}: {self.rule}"
-
-    def to_dict(self) -> Dict[str, Any]:
-        return _without_source(super().to_dict())
-
-
-def family_of(table: str) -> Family:
-    """By the table of an item."""
-    return next(family for family in FAMILIES if family.name == table.partition(" ")[0])
-
-
-def _without_source(fields: Dict[str, Any]) -> Dict[str, Any]:
-    return {name: value for name, value in fields.items() if name != "source"}
+    def versions(self) -> Tuple[IpVersion, ...]:
+        return tuple(rules.version for rules in self.rules)
 
 
 def parse_masquerade(document: Mapping[str, Any]) -> MasqueradeSpec:
@@ -167,21 +92,21 @@ def parse_masquerade(document: Mapping[str, Any]) -> MasqueradeSpec:
         return MasqueradeSpec(backend, remembered=remembered)
     rules = tuple(
         Rules(
-            family,
+            version,
             network,
-            postrouting_rules(family, network, subnet) if masquerade else (),
+            postrouting_rules(version, network, subnet) if masquerade else (),
             forward_rules(network) if forward else (),
         )
-        for family, network, subnet in networks
+        for version, network, subnet in networks
     )
     return MasqueradeSpec(backend, rules, remembered)
 
 
-def _networks(section: Section) -> Iterator[Tuple[Family, Network, Network]]:
+def _networks(section: Section) -> Iterator[Tuple[IpVersion, Network, Network]]:
     """The declared IP versions, each with the network of all pods and that of this node's."""
-    for family in FAMILIES:
-        keys = [f"{name}{family.suffix}" for name in ("network", "subnet")]
-        found = {key: _network(section, key, family) for key in keys if section.get(key, None) is not None}
+    for version in VERSIONS:
+        keys = [f"{name}{version.suffix}" for name in ("network", "subnet")]
+        found = {key: _network(section, key, version) for key in keys if section.get(key, None) is not None}
         if len(found) == 1:
             (missing,), (given,) = set(keys) - set(found), found
             raise SpecError(section.at(missing), f"is required with {given}")
@@ -190,19 +115,19 @@ def _networks(section: Section) -> Iterator[Tuple[Family, Network, Network]]:
             # mypy cannot know that both are of one version.
             if not subnet.subnet_of(network):  # type: ignore[arg-type]
                 raise SpecError(section.at(keys[1]), f"{subnet} is not inside {keys[0]} {network}")
-            yield family, network, subnet
+            yield version, network, subnet
 
 
-def _network(section: Section, key: str, family: Family) -> Network:
+def _network(section: Section, key: str, version: IpVersion) -> Network:
     network = section.network(key)
-    if network.version != family.version:
-        raise SpecError(section.at(key), f"must be an {family} network, not {network}")
+    if network.version != version.number:
+        raise SpecError(section.at(key), f"must be an {version} network, not {network}")
     if network.prefixlen == 0:
         raise SpecError(section.at(key), "must not be all addresses")
     return network
 
 
-def postrouting_rules(family: Family, network: Network, subnet: Network) -> Tuple[Rule, ...]:
+def postrouting_rules(version: IpVersion, network: Network, subnet: Network) -> Tuple[Rule, ...]:
     """Between pods, and to this node's pods, addresses stay. What leaves the network gets the node's address, and so
     does what enters another node's part of it from outside, for the answer to come back the same way. Hosts on the
     same link get multicast from the pod's own address."""
@@ -213,7 +138,7 @@ def postrouting_rules(family: Family, network: Network, subnet: Network) -> Tupl
         Rule(RETURN, here, inside),
         Rule(RETURN, inside, here),
         Rule(RETURN, outside, here),
-        Rule(MASQUERADE, inside, Match(family.multicast, negated=True)),
+        Rule(MASQUERADE, inside, Match(_MULTICAST[version], negated=True)),
         Rule(MASQUERADE, outside, inside),
     )
 

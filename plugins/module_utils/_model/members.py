@@ -12,7 +12,7 @@ from __future__ import annotations
 import bisect
 import re
 import socket
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Collection, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from .errors import SpecError
 from .ip_version import IPV4, VERSIONS, IpVersion, address_text, version_of_network
@@ -205,27 +205,34 @@ def of_backend(entry: Any, backend_type: str) -> bool:
 
 
 def unusable(
-    entries: Sequence[Mapping[str, Any]], networks: Iterable[Network], with_mac: bool = True, with_key: bool = False
+    entries: Sequence[Mapping[str, Any]],
+    networks: Iterable[Network],
+    with_mac: bool = True,
+    with_key: bool = False,
+    doubted: Collection[str] = (),
 ) -> Dict[int, str]:
-    """Index and reason of each entry without a name that could not be a peer beside the others.
+    """Index and reason of each entry that could not be a peer beside the others.
 
-    ``entries`` are those of ``peers``. Entries with a name are taken as they are, and come before all others.
+    ``entries`` are those of ``peers``. Those with a name are taken as they are, and come before all others; but those
+    whose names are in ``doubted`` are judged too, before those without a name.
     """
     readers = [(MemberReader(network, with_mac, with_key), _Taken()) for network in networks]
     problems: Dict[int, str] = {}
-    for index in sorted(range(len(entries)), key=lambda index: entries[index].get("name") is None):
-        section, named = Section(entries[index]), entries[index].get("name") is not None
+    names = [entry.get("name") for entry in entries]
+    ranks = [2 if name is None else int(name in doubted) for name in names]
+    for index in sorted(range(len(entries)), key=ranks.__getitem__):
+        section, named, trusted = Section(entries[index]), names[index] is not None, not ranks[index]
         try:
             halves = [
                 (taken, reader, reader.read(section, named)) for reader, taken in readers if reader.concerns(section)
             ]
             for taken, reader, member in halves:
-                if not named:
+                if not trusted:
                     taken.refuse(member, reader)
             for taken, _reader, member in halves:
                 taken.add(member)
         except SpecError as error:
-            if not named:
+            if not trusted:
                 problems[index] = str(error)
     return problems
 

@@ -34,7 +34,7 @@ from .members import Member, MemberReader, of_backend, parse_members, require_ve
 from .parse import Address, Network, Section
 from .secret import NO_SECRET, Secret
 from .underlay import Rules, Underlay, parse_rules
-from .wireguard import SEPARATE, Half, WireguardDevice, wireguard_peers
+from .wireguard import SEPARATE, Half, WireguardDevice, same_port_problem, wireguard_peers
 
 DEFAULT_NETWORK = ipaddress.IPv4Network("10.244.0.0/16")
 SUBNET_ENV = "/run/flannel/subnet.env"
@@ -141,8 +141,9 @@ def _check_devices(overlay: Overlay) -> None:
     backend = overlay.backend
     if backend.type != WIREGUARD or len(overlay.families) < 2:
         return
-    if backend.mode == SEPARATE and backend.listen_port == backend.listen_port6:
-        raise SpecError("backend.listen_port6", f"must not be {backend.listen_port}, the port of the device for IPv4")
+    problem = same_port_problem(backend.mode, backend.listen_port, backend.listen_port6)
+    if problem:
+        raise SpecError("backend.listen_port6", problem)
     keys = [family.node.public_key for family in overlay.families]
     if backend.mode != SEPARATE and keys[0] != keys[1]:
         raise SpecError("node.public_key6", "must be that of IPv4: there is one device for both with this mode")

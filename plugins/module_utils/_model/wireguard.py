@@ -27,6 +27,8 @@ WIREGUARD_PORT, WIREGUARD_PORT6 = 51820, 51821
 # The longest header of the outer packet, IPv6's 40 bytes, then UDP's 8, and 32 of WireGuard's own.
 WIREGUARD_OVERHEAD = 80
 KEY_FILE = "/etc/fairlead/wireguard.key"
+# What is shown in place of a preshared key that is none.
+NO_KEY = "(no WireGuard key)"
 # uapi/linux/wireguard.h WG_KEY_LEN
 KEY_LENGTH = 32
 # What to tell where the kernel lacks it.
@@ -140,6 +142,38 @@ def parse_public_key(value: Any, path: str) -> str:
     if not any(parse_key(value, path)):
         raise SpecError(path, "is all zeros, which is no key")
     return str(value)
+
+
+def is_public_key(value: str) -> bool:
+    try:
+        return bool(parse_public_key(value, ""))
+    except SpecError:
+        return False
+
+
+def preshared_key(value: Any, path: str) -> Secret:
+    """From base64, "" for none. Raises SpecError without telling the value."""
+    return Secret(parse_key(value, path)) if value != "" else NO_SECRET
+
+
+def fingerprint(psk: Any) -> str:
+    """What stands for a preshared key in base64 wherever it is shown or compared, "" for none. What is no key may be
+    some password that its fingerprint could give away, and has none."""
+    try:
+        return str(preshared_key(psk, "psk"))
+    except SpecError:
+        return NO_KEY
+
+
+def same_port_problem(mode: str, port: int, port6: int) -> str:
+    """What is wrong with the ports of an overlay of both IP versions, "" for nothing. Each device has sockets of both
+    on its port, so the kernel gives it to one only."""
+    if mode != SEPARATE or port != port6:
+        return ""
+    return (
+        f"must not be {port6}, which is the port of the other device: with mode {SEPARATE} each device listens on "
+        "one of its own; choose another one"
+    )
 
 
 def shown(key: bytes) -> str:

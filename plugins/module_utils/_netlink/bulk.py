@@ -58,6 +58,7 @@ def absent(error: Exception) -> bool:
     return (error.code if isinstance(error, RefusedError) else getattr(error, "errno", None)) in ABSENT
 
 
-def refusal(operation: Operation, error: Exception) -> ApplyError:
+def refusal(operation: Operation, error: Exception, hint: str = "") -> ApplyError:
+    """``hint`` follows the kernel's reason."""
     reason = getattr(error, "strerror", None) or str(error)
-    return ApplyError(operation.item, f"cannot {operation.action}: {reason}")
+    return ApplyError(operation.item, f"cannot {operation.action}: {reason}{hint}")

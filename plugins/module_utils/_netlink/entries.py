@@ -79,6 +79,11 @@ def address_request(index: int, family: int) -> bytes:
     return _ADDRESS.pack(family, 0, 0, 0, index)
 
 
+def address_index(message: bytes) -> int:
+    """The index of the interface that an address is on."""
+    return int(_ADDRESS.unpack_from(message, HEADER.size)[4])
+
+
 def decode_address(message: bytes, device: str) -> Tuple[int, int, DeviceAddress]:
     """The interface's index, all flags, and the address."""
     family, prefix, flags, scope, index = _ADDRESS.unpack_from(message, HEADER.size)

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 from .._model.ip_version import IPV4, IPV6, IpVersion, address_text
 from .._model.ipvs import (
+    FLAGS,
     FORWARDING,
-    ONE_PACKET,
     PLAIN_TUNNEL,
     PROTOCOLS,
-    SCHEDULER_1,
-    SCHEDULER_2,
-    SCHEDULER_3,
     TUNNEL_CHECKSUMS,
     TUNNELS,
     RealServer,
@@ -34,7 +31,7 @@ from .._model.ipvs import (
 from .._plan.operation import ADD, DELETE, Operation
 from . import generic
 from .entries import address_bytes
-from .rtnetlink import Message, RefusedError, attribute, attributes
+from .rtnetlink import ABSENT, Message, RefusedError, attribute, attributes
 
 FAMILY = "IPVS"
 _NEW_SERVICE, _SET_SERVICE, _DELETE_SERVICE, _GET_SERVICE = 1, 2, 3, 4
@@ -43,13 +40,24 @@ _SET_CONFIG, _GET_CONFIG = 12, 13
 # IPVS_CMD_ATTR_*
 _SERVICE, _SERVER, _TCP, _TCP_FIN, _UDP = 1, 2, 4, 5, 6
 # IPVS_SVC_ATTR_*
-_AF, _PROTOCOL, _ADDRESS, _PORT, _MARK, _SCHEDULER, _FLAGS, _TIMEOUT, _NETMASK, _ENGINE = 1, 2, 3, 4, 5, 6, 7, 8, 9, 11
+_AF, _PROTOCOL, _ADDRESS, _PORT, _MARK, _SCHEDULER, _SERVICE_FLAGS, _TIMEOUT, _NETMASK, _ENGINE = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+    11,
+)
 # IPVS_DEST_ATTR_*
-_TO_ADDRESS, _TO_PORT, _FORWARDING, _WEIGHT, _UPPER, _LOWER, _ACTIVE = 1, 2, 3, 4, 5, 6, 7
+_TO_ADDRESS, _TO_PORT, _FORWARDING, _WEIGHT, _UPPER, _LOWER, _ACTIVE, _INACTIVE = 1, 2, 3, 4, 5, 6, 7, 8
 _TO_FAMILY, _TUNNEL_TYPE, _TUNNEL_PORT, _TUNNEL_FLAGS = 11, 13, 14, 15
 # IP_VS_SVC_F_PERSISTENT; IP_VS_CONN_F_FWD_MASK
 _PERSISTENT, _FORWARDING_MASK = 0x1, 0x7
-_DECLARED_FLAGS = ONE_PACKET | SCHEDULER_1 | SCHEDULER_2 | SCHEDULER_3
+_DECLARED_FLAGS = sum(FLAGS.values())
 _TUNNEL_FLAG_VALUES = dict(zip(TUNNEL_CHECKSUMS, (0, 1, 2)))
 
 _SHORT, _LONG, _PORT_NUMBER = struct.Struct("=H"), struct.Struct("=I"), struct.Struct(">H")
@@ -83,13 +91,25 @@ class Ipvs:
         known: Dict[bytes, Tuple[str, int, int, int, str]] = {}
         return [_decode_service(message, known) for message in dumped]
 
+    def service(self, service: str) -> Optional[VirtualService]:
+        """One service, None when it is not there."""
+        body = generic.head(_GET_SERVICE) + generic.nested(_SERVICE, _identity(service_parts(service)))
+        try:
+            return _decode_service(self.netlink.get(self.family, body), {})
+        except RefusedError as refusal:
+            if refusal.code in ABSENT:
+                return None
+            raise
+
     def servers(self, service: str) -> List[RealServer]:
         """Those of one service with all that the kernel knows of them. Empty for a service that is not there."""
         body = generic.head(_GET_SERVER) + generic.nested(_SERVICE, _identity(service_parts(service)))
         try:
             return [_decode_server(service, message) for message in self.netlink.dump(self.family, body)]
-        except RefusedError:
-            return []
+        except RefusedError as refusal:
+            if refusal.code in ABSENT:
+                return []
+            raise
 
     def timeouts(self) -> Timeouts:
         found = dict(generic.attributes_of(self.netlink.get(self.family, generic.head(_GET_CONFIG))))
@@ -144,7 +164,7 @@ def _encode_service(item: VirtualService) -> bytes:
     flags = item.flags | (_PERSISTENT if item.persistence else 0)
     body = _identity(parts) + attribute(_SCHEDULER, item.scheduler.encode() + b"\0")
     body += attribute(_ENGINE, item.engine.encode() + b"\0") if item.engine else b""
-    body += attribute(_FLAGS, _PAIR.pack(flags, 0xFFFFFFFF)) + attribute(_TIMEOUT, _LONG.pack(item.persistence))
+    body += attribute(_SERVICE_FLAGS, _PAIR.pack(flags, 0xFFFFFFFF)) + attribute(_TIMEOUT, _LONG.pack(item.persistence))
     return generic.nested(_SERVICE, body + attribute(_NETMASK, _netmask(parts.version, item.netmask)))
 
 
@@ -220,7 +240,7 @@ _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 def _settings(family: int, message: bytes, start: int) -> Tuple[str, int, int, int, str]:
     found = dict(attributes(message, start))
-    flags, _mask = _PAIR.unpack(found[_FLAGS])
+    flags, _mask = _PAIR.unpack(found[_SERVICE_FLAGS])
     persistence, netmask = 0, 0
     if flags & _PERSISTENT:
         persistence = _LONG.unpack(found[_TIMEOUT])[0]
@@ -229,12 +249,15 @@ def _settings(family: int, message: bytes, start: int) -> Tuple[str, int, int, i
     return _text(found[_SCHEDULER]), flags & _DECLARED_FLAGS, persistence, netmask, _text(found.get(_ENGINE, b""))
 
 
+_NUMBERS = (_FORWARDING, _WEIGHT, _UPPER, _LOWER, _ACTIVE, _INACTIVE)
+
+
 def _decode_server(service: str, message: bytes) -> RealServer:
     found = dict(attributes(message, _START))
     default = _SHORT.pack(service_parts(service).version.family)
     family = _SHORT.unpack(found.get(_TO_FAMILY, default))[0]
     packed = found[_TO_ADDRESS][: 16 if family == socket.AF_INET6 else 4]
-    number = {name: _LONG.unpack(found[name])[0] for name in (_FORWARDING, _WEIGHT, _UPPER, _LOWER, _ACTIVE)}
+    number = {name: _LONG.unpack(found[name])[0] for name in _NUMBERS}
     return RealServer(
         service,
         endpoint_name(address_text(family, packed), _PORT_NUMBER.unpack(found[_TO_PORT])[0]),
@@ -244,6 +267,7 @@ def _decode_server(service: str, message: bytes) -> RealServer:
         number[_LOWER],
         _decode_tunnel(found),
         number[_ACTIVE],
+        number[_INACTIVE],
     )
 
 

@@ -70,7 +70,10 @@ class OverlayAdapter:
                     try:
                         self._carry_out(netlink, operation)
                     except (RefusedError, OSError) as error:
-                        raise refusal(operation, error) from error
+                        # Only where it is needed: start-up is part of what a run costs.
+                        from .busy_port import busy_port
+
+                        raise refusal(operation, error, busy_port(netlink, operation.item, error)) from error
                     yield operation
 
     def _read_devices(self, netlink: Rtnetlink, state: State) -> None:

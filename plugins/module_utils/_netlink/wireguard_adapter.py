@@ -14,6 +14,7 @@ from .._model.wireguard import NO_WIREGUARD, WireguardDevice, WireguardPeer
 from .._plan.operation import ADD, DELETE, Operation
 from . import links
 from .bulk import absent, apply_many, refusal
+from .busy_port import busy_port
 from .rtnetlink import RefusedError, Rtnetlink
 from .wireguard import FWMARK, KIND, QUEUE_LENGTH, Found, Wireguard, add_link
 
@@ -65,7 +66,7 @@ class WireguardAdapter:
                         _carry_out(netlink, wireguard, operation)
                     except (RefusedError, OSError) as error:
                         if operation.action != DELETE or not absent(error):
-                            raise refusal(operation, error) from error
+                            raise refusal(operation, error, busy_port(netlink, operation.item, error)) from error
                     yield operation
 
     def _read(self, wireguard: Wireguard, present: List[Tuple[str, Any]]) -> State:

@@ -12,7 +12,9 @@ import json
 import re
 from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
 
-from .._model.masquerade import FAMILIES, FORWARD_CHAIN, Family
+from .._model.filter_items import nft_name
+from .._model.ip_version import VERSIONS, IpVersion
+from .._model.masquerade import FORWARD_CHAIN
 from .runner import Runner
 
 _POLICY = re.compile(r":FORWARD (\S+)")
@@ -79,9 +81,9 @@ class DroppingChain:
     reason: str
 
     @property
-    def families(self) -> Tuple[Family, ...]:
+    def versions(self) -> Tuple[IpVersion, ...]:
         """The IP versions of the packets that it sees."""
-        return tuple(family for family in FAMILIES if self.family in (family.name, "inet"))
+        return tuple(version for version in VERSIONS if self.family in (nft_name(version), "inet"))
 
     @property
     def of_iptables(self) -> bool:
@@ -92,10 +94,10 @@ class DroppingChain:
         return f"chain {self.name} of table {self.family} {self.table} ({self.reason})"
 
 
-def dropping_chains(runner: Runner, families: Sequence[Family]) -> List[DroppingChain]:
+def dropping_chains(runner: Runner, versions: Sequence[IpVersion]) -> List[DroppingChain]:
     """Those that see packets of the IP versions. Without nft, or where it fails, none: its own adapter tells what is
     wrong with it."""
-    seeing = {"inet", *(family.name for family in families)}
+    seeing = {"inet", *map(nft_name, versions)}
     found = []
     for chain in _listed(runner, ["chains"], "chain"):
         if chain.get("hook") == "forward" and chain.get("family") in seeing:

@@ -8,21 +8,10 @@ import re
 from typing import Dict, List, Mapping, Optional, Tuple
 
 from .._model.errors import ReadError
+from .._model.filter_items import FilterObject, FilterRule, nft_name, version_of_table
+from .._model.ip_version import IPV4, VERSIONS, IpVersion
 from .._model.item import Item, State, state_of
-from .._model.masquerade import (
-    FAMILIES,
-    FORWARD_CHAIN,
-    IPV4,
-    MASQUERADE,
-    POSTROUTING_CHAIN,
-    Family,
-    FilterObject,
-    FilterRule,
-    Match,
-    Rule,
-    Rules,
-    family_of,
-)
+from .._model.masquerade import FORWARD_CHAIN, MASQUERADE, POSTROUTING_CHAIN, Match, Rule, Rules
 from .forwarding import ForwardChain, drops_all, forward_chain, leads_to
 from .packet_filter import FORWARD_COMMENT, MASQUERADE_COMMENT, MissingError, UnsupportedError, base_of, refused
 from .runner import Runner
@@ -49,36 +38,38 @@ class Iptables:
 
     at_once = False
 
-    def __init__(self, backend: str, commands: Mapping[Family, str], runner: Runner) -> None:
+    def __init__(self, backend: str, commands: Mapping[IpVersion, str], runner: Runner) -> None:
         self.backend = backend
         self.commands = commands
         self.runner = runner
-        self._forward: Dict[Family, ForwardChain] = {}
+        self._forward: Dict[IpVersion, ForwardChain] = {}
 
-    def read(self, family: Family) -> State:
+    def read(self, version: IpVersion) -> State:
         """Raises MissingError without the command, UnsupportedError when the kernel has no such tables.
 
         Without a table's name, iptables-save tells of tables in use only, and does not bring others into being.
         """
-        self._forward[family] = ForwardChain()
-        saved = self._run([f"{self.commands[family]}-save"])
-        self._forward[family] = forward_chain(saved)
+        self._forward[version] = ForwardChain()
+        saved = self._run([f"{self.commands[version]}-save"])
+        self._forward[version] = forward_chain(saved)
         unreadable = _UNREADABLE.findall(saved)
         for table in unreadable:
-            self._refuse_hidden(family, table)
-        items = _items(self.backend, family, saved)
+            self._refuse_hidden(version, table)
+        items = _items(self.backend, version, saved)
         if unreadable and not items:
-            raise UnsupportedError(f"{self.commands[family]} cannot work with table {unreadable[0]}, which nft changed")
+            raise UnsupportedError(
+                f"{self.commands[version]} cannot work with table {unreadable[0]}, which nft changed"
+            )
         return state_of(items)
 
-    def forward_chain(self, family: Family) -> ForwardChain:
+    def forward_chain(self, version: IpVersion) -> ForwardChain:
         """Chain FORWARD as it was read last, empty where this iptables does not work."""
-        return self._forward.get(family, ForwardChain())
+        return self._forward.get(version, ForwardChain())
 
-    def _refuse_hidden(self, family: Family, table: str) -> None:
+    def _refuse_hidden(self, version: IpVersion, table: str) -> None:
         """ReadError when a table that iptables cannot read holds our chain, or when nobody can tell."""
-        command, chain = self.commands[family], _CHAINS[table][0]
-        words = ["nft", "list", "table", family.name, table]
+        command, chain = self.commands[version], _CHAINS[table][0]
+        words = ["nft", "list", "table", nft_name(version), table]
         status, output, error = self.runner(words)
         if status == 127:
             raise ReadError(
@@ -93,12 +84,12 @@ class Iptables:
                 f"see {' '.join(words)!r}, remove the rules that are not of iptables, and run again"
             )
 
-    def probe(self, family: Family, check: bool) -> None:
+    def probe(self, version: IpVersion, check: bool) -> None:
         """Listing a table may succeed where making one does not (iptables-nft on a kernel without family ip), but is
         all that can be done in check mode. May bring table nat into being, empty."""
-        self._run([self.commands[family], "-w", "-t", "nat", "-S"])
+        self._run([self.commands[version], "-w", "-t", "nat", "-S"])
         if not check:
-            self._restore(family, _PROBE)
+            self._restore(version, _PROBE)
 
     def wanted(self, rules: Rules) -> State:
         by_table = {"nat": rules.postrouting, "filter": rules.forward}
@@ -106,7 +97,7 @@ class Iptables:
         for name, (chain, parent, comment) in _CHAINS.items():
             texts = [_text(rule, comment) for rule in by_table[name]]
             if texts:
-                table = f"{rules.family.name} {name}"
+                table = f"{nft_name(rules.version)} {name}"
                 items.append(FilterObject(self.backend, table, f"chain {chain}"))
                 items += [FilterRule(self.backend, table, chain, at, text) for at, text in enumerate(texts, 1)]
                 items.append(FilterRule(self.backend, table, parent, 1, f"{_comment(comment)} -j {chain}"))
@@ -114,20 +105,20 @@ class Iptables:
 
     def write(self, table: str, have: State, want: State) -> None:
         """Jumps go first, so that nothing points at a chain that goes."""
-        family, name = family_of(table), table.partition(" ")[2]
+        version, name = version_of_table(table), table.partition(" ")[2]
         chain = _CHAINS[name][0]
         old, new = _lines(have), _lines(want)
         old.pop(chain, None)
         rules = new.pop(chain, [])
-        jumps = self._jumps(family, old, new)
+        jumps = self._jumps(version, old, new)
         lines = [f"*{name}"]
         if any(isinstance(item, FilterObject) for item in want.values()):
             lines += [f":{chain} - [0:0]", *(f"-A {chain} {rule}" for rule in rules), *jumps]
         else:
             lines += [*jumps, f"-F {chain}", f"-X {chain}"]
-        self._restore(family, "\n".join([*lines, "COMMIT", ""]))
+        self._restore(version, "\n".join([*lines, "COMMIT", ""]))
 
-    def _jumps(self, family: Family, old: Dict[str, List[str]], new: Dict[str, List[str]]) -> List[str]:
+    def _jumps(self, version: IpVersion, old: Dict[str, List[str]], new: Dict[str, List[str]]) -> List[str]:
         """What has to go, then what is missing; a jump that is there as wanted keeps its place among others' rules."""
         gone: List[str] = []
         added: List[str] = []
@@ -138,21 +129,21 @@ class Iptables:
             leaving = [_words(rule) for rule in _beyond(have, want if kept else [])]
             coming = _beyond(want, kept)
             gone += [f"-D {chain} {rule}" for rule in leaving]
-            place = self._place(family, chain, leaving) if coming else ""
+            place = self._place(version, chain, leaving) if coming else ""
             added += [f"-A {chain} {_words(r)}" if _words(r) != r else f"{place} {r}" for r in coming]
         return gone + added
 
-    def _place(self, family: Family, chain: str, leaving: List[str]) -> str:
+    def _place(self, version: IpVersion, chain: str, leaving: List[str]) -> str:
         """At the end of a chain, or before the rule of FORWARD that no packet gets past."""
-        rules = list(self.forward_chain(family).rules) if chain == "FORWARD" else []
+        rules = list(self.forward_chain(version).rules) if chain == "FORWARD" else []
         for rule in leaving:
             if rule in rules:
                 rules.remove(rule)
         wall = next((number for number, rule in enumerate(rules, 1) if drops_all(rule)), 0)
         return f"-I {chain} {wall}" if wall else f"-A {chain}"
 
-    def _restore(self, family: Family, data: str) -> None:
-        self._run([f"{self.commands[family]}-restore", "--noflush", "-w"], data)
+    def _restore(self, version: IpVersion, data: str) -> None:
+        self._run([f"{self.commands[version]}-restore", "--noflush", "-w"], data)
 
     def _run(self, words: List[str], data: Optional[str] = None) -> str:
         status, output, error = self.runner(words, data)
@@ -165,23 +156,23 @@ class Iptables:
 
 def find(runner: Runner) -> List[Iptables]:
     """Both kinds of iptables, the kind first that command iptables is. Other than that may or may not be installed."""
-    default = {family: _kind_of(family, runner) for family in FAMILIES}
+    default = {version: _kind_of(version, runner) for version in VERSIONS}
 
-    def command(kind: str, family: Family) -> str:
-        plain = _plain_command(family)
-        return plain if default[family] == kind else kind.replace("iptables", plain)
+    def command(kind: str, version: IpVersion) -> str:
+        plain = _plain_command(version)
+        return plain if default[version] == kind else kind.replace("iptables", plain)
 
     kinds = sorted((NFT, LEGACY), key=lambda kind: kind != default[IPV4])
-    return [Iptables(kind, {family: command(kind, family) for family in FAMILIES}, runner) for kind in kinds]
+    return [Iptables(kind, {version: command(kind, version) for version in VERSIONS}, runner) for kind in kinds]
 
 
-def _plain_command(family: Family) -> str:
-    return f"{family.name}tables"
+def _plain_command(version: IpVersion) -> str:
+    return f"{nft_name(version)}tables"
 
 
-def _kind_of(family: Family, runner: Runner) -> Optional[str]:
+def _kind_of(version: IpVersion, runner: Runner) -> Optional[str]:
     """What command iptables (or ip6tables) is, None when it is missing. The two may be of different kinds."""
-    status, output, error = runner([_plain_command(family), "--version"])
+    status, output, error = runner([_plain_command(version), "--version"])
     if status == 127:
         return None
     # Before 1.8 there was only one kind, and the version does not name it. On a kernel without nftables, not even the
@@ -189,7 +180,7 @@ def _kind_of(family: Family, runner: Runner) -> Optional[str]:
     return NFT if "nft" in error or "nf_tables" in output else LEGACY
 
 
-def _items(backend: str, family: Family, saved: str) -> List[Item]:
+def _items(backend: str, version: IpVersion, saved: str) -> List[Item]:
     """Our chains, their rules, and all rules elsewhere that lead into them."""
     items: List[Item] = []
     positions: Dict[Tuple[str, str], int] = {}
@@ -197,7 +188,7 @@ def _items(backend: str, family: Family, saved: str) -> List[Item]:
     for line in saved.splitlines():
         if line.startswith("*"):
             name = line[1:].strip()
-        ours, table = _CHAINS[name][0] if name in _CHAINS else "", f"{family.name} {name}"
+        ours, table = _CHAINS[name][0] if name in _CHAINS else "", f"{nft_name(version)} {name}"
         if ours and line.startswith(f":{ours} "):
             items.append(FilterObject(backend, table, f"chain {ours}"))
         rule = _RULE.fullmatch(line.strip()) if ours else None

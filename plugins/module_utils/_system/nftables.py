@@ -8,18 +8,10 @@ import json
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .._model.errors import ReadError
+from .._model.filter_items import FilterObject, FilterRule, nft_name, version_of_table
+from .._model.ip_version import VERSIONS, IpVersion
 from .._model.item import Item, State, state_of
-from .._model.masquerade import (
-    FAMILIES,
-    MASQUERADE,
-    Family,
-    FilterObject,
-    FilterRule,
-    Match,
-    Rule,
-    Rules,
-    family_of,
-)
+from .._model.masquerade import MASQUERADE, Match, Rule, Rules
 from .packet_filter import FORWARD_COMMENT, MASQUERADE_COMMENT, MissingError, base_of, refused
 from .runner import Runner
 
@@ -28,8 +20,8 @@ BACKEND, TABLE = "nftables", "fairlead"
 _POSTROUTING = {"name": "postrouting", "type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"}
 _FORWARD = {"name": "forward", "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"}
 _FIELDS = {"saddr", "daddr"}
-# Length of an address by the name of its family.
-_LENGTHS = {family.name: family.multicast.max_prefixlen for family in FAMILIES}
+# Length of an address by the name of its IP version.
+_LENGTHS = {nft_name(version): version.bits for version in VERSIONS}
 
 
 class Nftables:
@@ -41,9 +33,9 @@ class Nftables:
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
 
-    def read(self, family: Family) -> State:
+    def read(self, version: IpVersion) -> State:
         """Raises MissingError without the command, UnsupportedError when the kernel has no such tables."""
-        status, output, error = self.runner(["nft", "-j", "list", "table", family.name, TABLE])
+        status, output, error = self.runner(["nft", "-j", "list", "table", nft_name(version), TABLE])
         if status == 0:
             return state_of(_items(_parsed(output)))
         if status == 127:
@@ -52,20 +44,20 @@ class Nftables:
             return {}
         raise refused("nft", error or output)
 
-    def probe(self, family: Family, check: bool) -> None:
+    def probe(self, version: IpVersion, check: bool) -> None:
         """Have the kernel look at a table with the parts that ours has, and drop it."""
-        table = {"family": family.name, "table": f"{TABLE}-probe"}
+        table = {"family": nft_name(version), "table": f"{TABLE}-probe"}
         rule = {**table, "chain": _POSTROUTING["name"], "expr": [_verdict(MASQUERADE)]}
         commands: List[Dict[str, Any]] = [
-            {"add": {"table": {"family": family.name, "name": table["table"]}}},
+            {"add": {"table": {"family": nft_name(version), "name": table["table"]}}},
             {"add": {"chain": {**table, **_POSTROUTING}}},
             {"add": {"rule": rule}},
         ]
         self._run(commands, ["-c"])
 
     def wanted(self, rules: Rules) -> State:
-        ours = {"family": rules.family.name, "table": TABLE}
-        entries: List[Dict[str, Any]] = [{"table": {"family": rules.family.name, "name": TABLE}}]
+        ours = {"family": nft_name(rules.version), "table": TABLE}
+        entries: List[Dict[str, Any]] = [{"table": {"family": nft_name(rules.version), "name": TABLE}}]
         for chain, chain_rules, comment in (
             (_POSTROUTING, rules.postrouting, MASQUERADE_COMMENT),
             (_FORWARD, rules.forward, FORWARD_COMMENT),
@@ -73,14 +65,14 @@ class Nftables:
             if chain_rules:
                 place = {**ours, "chain": chain["name"], "comment": comment}
                 entries.append({"chain": {**ours, **chain}})
-                entries += [{"rule": {**place, "expr": _expressions(rules.family, rule)}} for rule in chain_rules]
+                entries += [{"rule": {**place, "expr": _expressions(rules.version, rule)}} for rule in chain_rules]
         return state_of(_items(entries))
 
     def write(self, table: str, have: State, want: State) -> None:
         """Replace what differs in both tables; a table without wanted items goes."""
         commands: List[Dict[str, Any]] = []
-        for family in FAMILIES:
-            commands += _replacement(family, _of(family, have), _of(family, want))
+        for version in VERSIONS:
+            commands += _replacement(version, _of(version, have), _of(version, want))
         self._run(commands)
 
     def _run(self, commands: Sequence[Mapping[str, Any]], options: Sequence[str] = ()) -> None:
@@ -92,12 +84,12 @@ class Nftables:
             raise refused("nft", error or output)
 
 
-def _of(family: Family, state: State) -> State:
+def _of(version: IpVersion, state: State) -> State:
     items = {key: item for key, item in state.items() if isinstance(item, (FilterObject, FilterRule))}
-    return {key: item for key, item in items.items() if family_of(item.table) is family}
+    return {key: item for key, item in items.items() if version_of_table(item.table) is version}
 
 
-def _replacement(family: Family, have: State, want: State) -> List[Dict[str, Any]]:
+def _replacement(version: IpVersion, have: State, want: State) -> List[Dict[str, Any]]:
     """Commands that turn one table into the wanted one.
 
     A chain that stays is emptied and filled again, not made anew: the hook of a new chain stands beside that of the
@@ -105,7 +97,7 @@ def _replacement(family: Family, have: State, want: State) -> List[Dict[str, Any
     """
     old, new = _objects(have), _objects(want)
     if old.get("table") != new.get("table"):
-        named = {"table": {"family": family.name, "name": TABLE}}
+        named = {"table": {"family": nft_name(version), "name": TABLE}}
         return [{"add": named}, {"delete": named}, *_additions(new, _rules(want))]
     before, after = _rules(have), _rules(want)
     gone = {name: item for name, item in old.items() if new.get(name) != item}
@@ -114,7 +106,10 @@ def _replacement(family: Family, have: State, want: State) -> List[Dict[str, Any
     added = {name: item for name, item in new.items() if old.get(name) != item}
     filled = {chain: rules for chain, rules in after.items() if chain in emptied or f"chain {chain}" in added}
     return [
-        *({"flush": {"chain": {"family": family.name, "table": TABLE, "name": chain}}} for chain in sorted(emptied)),
+        *(
+            {"flush": {"chain": {"family": nft_name(version), "table": TABLE, "name": chain}}}
+            for chain in sorted(emptied)
+        ),
         *({"delete": _named(item)} for item in sorted(gone.values(), key=_creation_order, reverse=True)),
         *_additions(added, filled),
     ]
@@ -192,17 +187,17 @@ def _position(item: FilterRule) -> int:
     return item.position
 
 
-def _expressions(family: Family, rule: Rule) -> List[Dict[str, Any]]:
-    expressions = [_address(family, "saddr", rule.source), _address(family, "daddr", rule.destination)]
+def _expressions(version: IpVersion, rule: Rule) -> List[Dict[str, Any]]:
+    expressions = [_address(version, "saddr", rule.source), _address(version, "daddr", rule.destination)]
     if rule.mark is not None:
         expressions.append(_match("==", {"&": [{"meta": {"key": "mark"}}, rule.mark]}, rule.mark))
     return [expression for expression in expressions if expression] + [_verdict(rule.verdict)]
 
 
-def _address(family: Family, field: str, match: Optional[Match]) -> Dict[str, Any]:
+def _address(version: IpVersion, field: str, match: Optional[Match]) -> Dict[str, Any]:
     if match is None:
         return {}
-    payload = {"payload": {"protocol": family.name, "field": field}}
+    payload = {"payload": {"protocol": nft_name(version), "field": field}}
     value = {"prefix": {"addr": base_of(match.network), "len": match.network.prefixlen}}
     return _match("!=" if match.negated else "==", payload, value)
 

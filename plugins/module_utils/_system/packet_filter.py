@@ -9,8 +9,10 @@ import socket
 from typing import Dict, Iterator, List, Protocol, Sequence, Tuple
 
 from .._model.errors import ApplyError, FairleadError, PrerequisiteError, ReadError
+from .._model.filter_items import FilterEntry, FilterObject, FilterRule
+from .._model.ip_version import VERSIONS, IpVersion
 from .._model.item import Item, State
-from .._model.masquerade import FAMILIES, Family, FilterObject, FilterRule, MasqueradeSpec, Rules
+from .._model.masquerade import MasqueradeSpec, Rules
 from .._model.parse import Network
 from .._plan.operation import Operation, outcome_of
 
@@ -19,6 +21,8 @@ MASQUERADE_COMMENT, FORWARD_COMMENT = "fairlead masquerade", "fairlead forward"
 _UNSUPPORTED = re.compile(
     r"not supported|does not exist|do you need to insmod|incompatible|Could not process rule: No such file"
     r"|not compiled"
+    # Netlink is there for sets, and nf_tables is not.
+    r"|generation id: Invalid argument"
 )
 
 
@@ -40,9 +44,9 @@ class Backend(Protocol):
     backend: str
     at_once: bool
 
-    def read(self, family: Family) -> State: ...
+    def read(self, version: IpVersion) -> State: ...
 
-    def probe(self, family: Family, check: bool) -> None: ...
+    def probe(self, version: IpVersion, check: bool) -> None: ...
 
     def wanted(self, rules: Rules) -> State: ...
 
@@ -101,16 +105,16 @@ class FilterAdapter:
 
     def _transaction(self, item: Item) -> Tuple[str, str]:
         """Backend and table, no table where all are replaced at once."""
-        assert isinstance(item, (FilterObject, FilterRule))
+        assert isinstance(item, (FilterObject, FilterRule, FilterEntry))
         return item.backend, "" if self.backends[item.backend].at_once else item.table
 
 
 def _read(backend: Backend) -> State:
     """Of both IP versions: one that does not work here holds nothing."""
     state: State = {}
-    for family in FAMILIES:
+    for version in VERSIONS:
         try:
-            state.update(backend.read(family))
+            state.update(backend.read(version))
         except PrerequisiteError:
             continue
     return state

@@ -120,6 +120,57 @@ def test_lease_with_a_broken_key_is_left_out_with_a_warning(etcd: FakeEtcd) -> N
     assert any("public_key: must be a WireGuard key" in warning for warning in ensured.warnings)
 
 
+def stored(number: int, data: str, address: str = "") -> str:
+    """The lease of a node with broken data of the backend."""
+    return f'{{"PublicIP":"{address or f"192.0.2.{number}"}","BackendType":"wireguard","BackendData":{data}}}'
+
+
+@pytest.mark.parametrize(
+    "data", ['{"PublicKey":"x","Port":51820}', "null", '{"Port":51820}', f'{{"PublicKey":"{public_key(0)}"}}', '"x"']
+)
+def test_broken_lease_of_a_node_that_is_not_part_of_the_run_is_told_and_left_out(data: str, etcd: FakeEtcd) -> None:
+    overlay_lease.ensure(encrypted(1, KEYS), check=False)
+    etcd.put(key(2), stored(2, data))
+    ensured = overlay_lease.ensure(encrypted(1, {1: KEYS[1], 3: KEYS[3]}), check=False)
+    assert [lease["name"] for lease in ensured.leases] == ["n1", "n3"] and not ensured.outcome.changed
+    (warning,) = ensured.warnings
+    assert f"etcd key {key(2)} is of node n2, whose public key is not known here, and left out" in warning
+    assert warning.endswith("Run the overlay playbook on n2, which writes it anew")
+    repaired = overlay_lease.ensure(encrypted(2, {2: KEYS[2]}), check=False)
+    assert [(lease["name"], lease["subnet"]) for lease in repaired.leases][1] == ("n2", "10.244.2.0/24")
+    assert not repaired.warnings and f'"PublicKey":"{KEYS[2]}"' in etcd.entries[key(2)].value
+
+
+def test_what_is_broken_beside_the_key_is_repaired_without_the_node(etcd: FakeEtcd) -> None:
+    overlay_lease.ensure(encrypted(1, KEYS), check=False)
+    etcd.put(key(2), stored(2, f'{{"PublicKey":"{KEYS[2]}","Port":70000}}'))
+    before = etcd.entries[key(2)].value
+    alone = encrypted(1, {1: KEYS[1]})
+    assert overlay_lease.ensure(alone, check=True).outcome.changed and etcd.entries[key(2)].value == before
+    repaired = overlay_lease.ensure(alone, check=False)
+    assert [lease["listen_port"] for lease in repaired.leases] == [51820] * 3 and not repaired.warnings
+    assert f'"BackendData":{{"PublicKey":"{KEYS[2]}","Port":51820}}' in etcd.entries[key(2)].value
+    assert not overlay_lease.ensure(alone, check=False).outcome.changed
+
+
+def test_port_that_a_node_outside_of_the_run_still_listens_on_stays(etcd: FakeEtcd) -> None:
+    overlay_lease.ensure(encrypted(1, KEYS), check=False)
+    changed = encrypted(1, {1: KEYS[1]})
+    changed["config"]["backend"]["listen_port"] = 4000
+    after = overlay_lease.ensure(changed, check=False)
+    assert [lease["listen_port"] for lease in after.leases] == [4000, 51820, 51820]
+
+
+def test_key_that_another_node_has_too_repairs_nothing(etcd: FakeEtcd) -> None:
+    """With it, the other node's lease would be taken for a leftover of this one."""
+    overlay_lease.ensure(encrypted(1, KEYS), check=False)
+    etcd.put(key(2), stored(2, f'{{"PublicKey":"{KEYS[3]}","Port":70000}}'))
+    entries = {name: entry.value for name, entry in etcd.entries.items()}
+    ensured = overlay_lease.ensure(encrypted(1, {1: KEYS[1]}), check=False)
+    assert {name: entry.value for name, entry in etcd.entries.items()} == entries
+    assert [lease["name"] for lease in ensured.leases] == ["n1", "n3"] and ensured.warnings
+
+
 def test_of_a_lease_with_a_broken_ipv6_key_the_whole_other_half_is_handed_on(etcd: FakeEtcd) -> None:
     declared = encrypted(1, {1: KEYS[1]})
     declared["config"]["network6"] = "fd00:10:244::/56"

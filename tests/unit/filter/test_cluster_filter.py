@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
@@ -99,6 +100,20 @@ def test_secret_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings({"a": {"pki_passphrase": "hush"}}) == [
         {"name": "pki_passphrase", "hosts": ["a"], "unresolved": "a secret"}
     ]
+
+
+def test_of_the_preshared_key_there_is_a_fingerprint_to_compare() -> None:
+    """Equal ones are one entry, wherever they come from."""
+    first, second = (base64.b64encode(bytes([number] * 32)).decode() for number in (7, 8))
+    keys = {"a": first, "b": second, "c": first}
+    found = settings({host: {"flannel_wireguard_psk": psk} for host, psk in keys.items()})
+    assert [entry["hosts"] for entry in found] == [["a", "c"], ["b"]]
+    values = [entry["value"] for entry in found]
+    assert all(value.startswith("sha256:") for value in values) and len(set(values)) == 2
+    assert settings({"a": {"flannel_wireguard_psk": ""}}) == [{"name": "flannel_wireguard_psk", "hosts": ["a"]}]
+    assert "hunter2" not in str(settings({"a": {"flannel_wireguard_psk": "hunter2"}}))
+    unknown = settings({"a": {"flannel_wireguard_psk": StrictUndefined("hunter2 is undefined")}})
+    assert unknown == [{"name": "flannel_wireguard_psk", "hosts": ["a"], "unresolved": "a secret"}]
 
 
 def test_options_of_all_roles_are_known() -> None:

@@ -40,7 +40,10 @@ OPTIONS = {
     "flannel_vxlan_gbp": {"type": "bool"},
     "flannel_vxlan_vni": {"type": "int"},
     "flannel_wireguard_keepalive": {"type": "int"},
+    "flannel_wireguard_listen_port": {"type": "int"},
     "flannel_wireguard_listen_port6": {"type": "int"},
+    "flannel_wireguard_mode": {"type": "str", "choices": ["separate", "auto", "ipv4", "ipv6"]},
+    "flannel_wireguard_psk": {"type": "str"},
     "node_packages": {"type": "list"},
     "node_sysctls": {"type": "dict"},
 }
@@ -146,7 +149,7 @@ def test_name_that_is_an_address_needs_no_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.1.1", "255.255.255.255", "2001:db8::1"]
+    "address", ["127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.1.1", "240.0.0.1", "255.255.255.255", "2001:db8::1"]
 )
 def test_address_that_cannot_be_a_nodes(address: str) -> None:
     report = check_cluster(declaration(host_variables={"w1": {"ansible_host": address}}))

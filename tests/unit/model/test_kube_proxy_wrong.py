@@ -80,6 +80,10 @@ INTERFACE = [(value, "must be an interface name of 1 to 15 characters") for valu
 SYNC, MIN_SYNC = duration("1s", "24h", "999ms", "24h1s"), duration("1ms", "24h", "0s", "24h1s")
 TIMEOUT = [*duration("0s", LONGEST, None, "2147484s"), ("1500ms", "must be whole seconds, not 1500ms")]
 BIT = integer(0, 31)
+MARKED = [
+    (12, "bit 12 is that of this collection's own services (0x1000)"),
+    (13, "bit 13 is that of CNI plugin portmap (0x2000)"),
+]
 
 WRONG: dict[str, list[tuple[Any, str]]] = {
     "kube_proxy_version": [
@@ -140,7 +144,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
         (["primary", "192.0.2.0/24"], "must be a network"),
         (["fd00::/64", "192.0.2.0/24"], "holds an IPv6 network, and the cluster has no cluster_pod_cidr6"),
     ],
-    "kube_proxy_iptables_masquerade_bit": [*BIT, (13, "bit 13 is that of CNI plugin portmap")],
+    "kube_proxy_iptables_masquerade_bit": [*BIT, *MARKED],
     "kube_proxy_iptables_masquerade_all": SWITCH,
     "kube_proxy_iptables_localhost_node_ports": SWITCH,
     "kube_proxy_iptables_sync_period": SYNC,
@@ -158,7 +162,7 @@ WRONG: dict[str, list[tuple[Any, str]]] = {
     "kube_proxy_ipvs_tcp_timeout": TIMEOUT,
     "kube_proxy_ipvs_tcp_fin_timeout": TIMEOUT,
     "kube_proxy_ipvs_udp_timeout": TIMEOUT,
-    "kube_proxy_nftables_masquerade_bit": [*BIT, (13, "bit 13 is that of CNI plugin portmap")],
+    "kube_proxy_nftables_masquerade_bit": [*BIT, *MARKED],
     "kube_proxy_nftables_masquerade_all": SWITCH,
     "kube_proxy_nftables_sync_period": SYNC,
     "kube_proxy_nftables_min_sync_period": [

@@ -17,6 +17,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.item impor
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.lease import Lease, parse_lease_spec
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.lease_codec import (
     backend_data,
+    decode_config,
     decode_lease,
     encode_config,
     encode_lease,
@@ -30,9 +31,11 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.overlay_fo
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.secret import Secret
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.underlay import Underlay
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.wireguard import (
+    NO_KEY,
     WireguardDevice,
     WireguardPeer,
     clamped,
+    fingerprint,
     preferred_version,
 )
 from ansible_collections.fairlead.cluster.plugins.module_utils._plan.operation import DELETE
@@ -121,7 +124,7 @@ def test_auto_chooses_as_flannel_does(own: dict[int, str], peer: dict[int, str],
         ({"psk": 5}, "backend.psk: must be a WireGuard key"),
         ({"mode": "both"}, "backend.mode: must be one of separate, auto, ipv4, ipv6, not 'both'"),
         ({"listen_port": 0}, "backend.listen_port: must be 1 to 65535, not 0"),
-        ({"listen_port6": 51820}, "backend.listen_port6: must not be 51820, the port of the device for IPv4"),
+        ({"listen_port6": 51820}, "backend.listen_port6: must not be 51820, which is the port of the other device"),
         ({"keepalive": 65536}, "backend.keepalive: must be 0 to 65535"),
         ({"key_file": "key"}, "backend.key_file: must be absolute, not 'key'"),
         ({"vni": 1}, "backend.vni: is no option of backend wireguard"),
@@ -232,6 +235,34 @@ def test_configuration_has_flannels_names_and_shows_no_key() -> None:
         "Mode": "auto",
     }
     assert PSK not in str(config) and PSK not in json.dumps(config.to_dict()) and "sha256:" in str(config)
+
+
+def test_a_preshared_key_has_one_fingerprint_wherever_it_is_shown() -> None:
+    of_peer = {str(item.preshared_key) for item in items(document(psk=PSK)) if isinstance(item, WireguardPeer)}
+    config = parse_lease_spec(lease_document(psk=PSK)).config
+    assert of_peer == {json.loads(config.to_dict()["backend"])["PSK"]} == {fingerprint(PSK)}
+    assert f'"PSK":"{fingerprint(PSK)}"' in str(config)
+    assert fingerprint(PSK) != fingerprint(key(8)) and fingerprint("") == ""
+
+
+def test_what_is_no_key_has_no_fingerprint() -> None:
+    """A password could be found by it."""
+    assert fingerprint("hunter2") == fingerprint("hunter3") == NO_KEY == fingerprint(5)
+    config = decode_config('{"Network":"10.244.0.0/16","Backend":{"Type":"wireguard","PSK":"hunter2"}}', "config")
+    assert json.loads(config.to_dict()["backend"])["PSK"] == NO_KEY
+
+
+@pytest.mark.parametrize(
+    "backend", [{"listen_port6": 51820}, {"listen_port": 51821}, {"mode": "separate", "listen_port6": 51820}]
+)
+def test_leases_of_two_devices_with_one_port_are_refused(backend: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match="^config.backend.listen_port6: must not be 5182[01], which is the port of the"):
+        parse_lease_spec(lease_document(**backend))
+
+
+@pytest.mark.parametrize(("dual", "mode"), [(False, "separate"), (True, "auto"), (True, "ipv6")])
+def test_one_device_may_have_any_port(dual: bool, mode: str) -> None:
+    assert parse_lease_spec(lease_document(dual, mode=mode, listen_port6=51820)).config.backend_type == "wireguard"
 
 
 @pytest.mark.parametrize(("mode", "port6"), [("separate", 51821), ("auto", 51820)])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.masquerade import FAMILIES, IPV4, IPV6, Family
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.ip_version import IPV4, IPV6, VERSIONS, IpVersion
 from ansible_collections.fairlead.cluster.plugins.module_utils._system.forwarding import (
     dropping_chains,
     drops_all,
@@ -121,20 +121,20 @@ def test_chains_of_nftables(found: dict[str, Any], rules: list[dict[str, Any]], 
 @pytest.mark.parametrize(
     ("family", "seen_by"), [("ip", [IPV4]), ("ip6", [IPV6]), ("inet", [IPV4, IPV6]), ("bridge", [])]
 )
-def test_chains_drop_packets_of_their_ip_versions(family: str, seen_by: list[Family]) -> None:
+def test_chains_drop_packets_of_their_ip_versions(family: str, seen_by: list[IpVersion]) -> None:
     answer = listing(chain("f", family=family, hook="forward", policy="drop"))
-    for wanted in ([IPV4], [IPV6], FAMILIES):
+    for wanted in ([IPV4], [IPV6], VERSIONS):
         found = dropping_chains(lambda args, data=None: answer, wanted)
-        assert [each.families for each in found] == ([tuple(seen_by)] if set(wanted) & set(seen_by) else [])
+        assert [each.versions for each in found] == ([tuple(seen_by)] if set(wanted) & set(seen_by) else [])
 
 
 @pytest.mark.parametrize("family", ["ip", "ip6", "inet"])
 def test_chain_that_iptables_shows_too(family: str) -> None:
     answer = listing({"chain": {**chain("FORWARD", family, hook="forward", policy="drop")["chain"], "table": "filter"}})
-    (found,) = dropping_chains(lambda args, data=None: answer, FAMILIES)
+    (found,) = dropping_chains(lambda args, data=None: answer, VERSIONS)
     assert found.of_iptables == (family != "inet")
 
 
 @pytest.mark.parametrize("answer", [(127, "", "not found"), (1, "", "Operation not supported"), (0, "no JSON", "")])
 def test_without_a_listing_there_is_nothing_to_tell(answer: tuple[int, str, str]) -> None:
-    assert dropping_chains(lambda args, data=None: answer, FAMILIES) == []
+    assert dropping_chains(lambda args, data=None: answer, VERSIONS) == []

@@ -23,7 +23,9 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors imp
     ReadError,
     SpecError,
 )
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.masquerade import FAMILIES, IPV4, parse_masquerade
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.filter_items import nft_name
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.ip_version import IPV4, VERSIONS
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.masquerade import parse_masquerade
 from ansible_collections.fairlead.cluster.plugins.module_utils._system.iptables import Iptables
 from ansible_collections.fairlead.cluster.plugins.module_utils._system.nftables import Nftables
 
@@ -175,12 +177,12 @@ def test_iptables_rules_read_back_as_wanted(document: dict[str, str]) -> None:
             return FINE
         return 0, given_to_restore.get(command, ""), ""
 
-    backend = Iptables("iptables-nft", {family: f"{family.name}tables" for family in FAMILIES}, restore)
+    backend = Iptables("iptables-nft", {version: f"{nft_name(version)}tables" for version in VERSIONS}, restore)
     for rules in parse_masquerade(document).rules:
         want = backend.wanted(rules)
-        for table in (f"{rules.family.name} nat", f"{rules.family.name} filter"):
+        for table in (f"{nft_name(rules.version)} nat", f"{nft_name(rules.version)} filter"):
             backend.write(table, {}, {key: item for key, item in want.items() if item.table == table})  # type: ignore[attr-defined]
-        assert backend.read(rules.family) == want
+        assert backend.read(rules.version) == want
 
 
 ALL_FINE = {

@@ -1,0 +1,152 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""The services of a cluster on this node: virtual services, and the rules beside them, stand or fall together."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
+
+from .._engine import Adapter, Combined, Outcome, together
+from .._engine import converge as engine_converge
+from .._model.cluster_service import DEVICE, ClusterServices, made_by, parse_cluster_services
+from .._model.errors import FairleadError, PrerequisiteError
+from .._model.filter_items import FilterEntry, FilterObject, FilterRule
+from .._model.item import State
+from .._model.kubernetes.documents import Skipped
+from .._model.masquerade import AUTO
+from .._netlink.dummy import elsewhere
+from .._netlink.ipvs_adapter import IpvsAdapter
+from .._plan.ipvs import OVERRIDDEN, Wanted, plan_services
+from .._plan.operation import DELETE, Operation, difference
+from .._system import iptables
+from .._system.lock import exclusive
+from .._system.packet_filter import Backend, FilterAdapter
+from .._system.runner import Runner
+from .._system.service_iptables import ServiceIptables
+from . import store
+from .virtual_services import has_ipvs, load_modules, wanted_services
+
+KIND = "cluster_service"
+ABSENT = "absent"
+_FILTER = (FilterObject.kind, FilterRule.kind, FilterEntry.kind)
+_IPVS = ("virtual_service", "real_server", "ipvs_timeouts", "dummy", "address")
+_NOTHING: Mapping[str, Any] = {"objects": [], "node": {"name": "none"}}
+
+
+def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcome:
+    """Bring the node to the document of module cluster_service, or to one that is remembered."""
+    with contextlib.nullcontext() if check else exclusive(KIND):
+        return Run(document, check, runner).converge()
+
+
+class Run:
+    """One run with what it is about: the declaration, and what the node remembers of earlier ones."""
+
+    def __init__(self, document: Mapping[str, Any], check: bool, runner: Runner) -> None:
+        self.absent = document.get("state") == ABSENT
+        self.content = {key: value for key, value in document.items() if key not in ("state", "made")}
+        self.check = check
+        self.runner = runner
+        self.saved = _saved()
+        self.wanted = self._parsed()
+        self.made = sorted(each.service for each in self.wanted.declared.services)
+
+    @property
+    def skipped(self) -> Tuple[Skipped, ...]:
+        return self.wanted.skipped
+
+    def converge(self) -> Outcome:
+        if not has_ipvs() and (self.absent or self.check):
+            return self._without_ipvs()
+        modules = Outcome({}, {}, []) if self.absent else load_modules(self.wanted.declared, self.check, self.runner)
+        backends = self._backends()
+        services = IpvsAdapter([DEVICE], drain=self.wanted.declared.drain)
+        rules = FilterAdapter(backends)
+        adapters: Dict[str, Adapter] = {**dict.fromkeys(_IPVS, services), **dict.fromkeys(_FILTER, rules)}
+        plan = _Plan(self._services(), self._rules(backends))
+        return together(modules, engine_converge(Combined(adapters), plan, self.check, self._around))
+
+    def kept(self) -> Optional[Dict[str, Any]]:
+        """The document to remember, None for nothing."""
+        return None if self.absent else {**self.content, "made": self.made}
+
+    def _parsed(self) -> ClusterServices:
+        """Addresses are asked for as they are: node ports are at all of them."""
+        if self.absent:
+            return parse_cluster_services(_NOTHING, [])
+        return parse_cluster_services(self.content, sorted(elsewhere([DEVICE])))
+
+    def _without_ipvs(self) -> Outcome:
+        """Nothing can be there that the kernel does not know of."""
+        if self.absent:
+            return Outcome({}, {}, [])
+        modules = load_modules(self.wanted.declared, True, self.runner)
+        operations = plan_services({}, self._services())
+        return together(modules, Outcome({}, {each.item.key: each.item for each in operations}, operations))
+
+    def _services(self) -> Wanted:
+        return wanted_services(self.wanted.declared, OVERRIDDEN, self._earlier(), [DEVICE])
+
+    def _earlier(self) -> FrozenSet[str]:
+        documents = [*([self.saved] if self.saved else []), *store.unfinished(KIND)]
+        names: List[str] = []
+        for document in documents:
+            with contextlib.suppress(FairleadError):
+                names += made_by(document)
+        return frozenset(names)
+
+    def _backends(self) -> List[Backend]:
+        return [ServiceIptables(kind.backend, kind.commands, self.runner) for kind in iptables.find(self.runner)]
+
+    def _rules(self, backends: List[Backend]) -> State:
+        """Those wanted, of one backend."""
+        if not self.wanted.nat:
+            return {}
+        backend = self._chosen(backends)
+        state: State = {}
+        for nat in self.wanted.nat:
+            state.update(backend.wanted(nat))  # type: ignore[arg-type]
+        return state
+
+    def _chosen(self, backends: List[Backend]) -> Backend:
+        """That which holds the rules for pods where it can, and else the first that works."""
+        asked = self.wanted.backend
+        allowed = [one for one in backends if asked == AUTO or one.backend.startswith(asked)]
+        with contextlib.suppress(FairleadError):
+            remembered = (store.load("masquerade") or {}).get("remembered")
+            allowed.sort(key=lambda one: one.backend != remembered)
+        problems = []
+        for backend in allowed:
+            try:
+                for nat in self.wanted.nat:
+                    backend.probe(nat.version, self.check)
+                return backend
+            except PrerequisiteError as error:
+                problems.append(f"{backend.backend}: {error}")
+        raise PrerequisiteError(f"no way to the packet filter works for services: {'; '.join(problems)}")
+
+    def _around(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self.absent else store.noted(KIND, {**self.content, "made": self.made})
+
+
+class _Plan:
+    """Rules come before the services that need them, and go after them."""
+
+    def __init__(self, services: Wanted, rules: State) -> None:
+        self.services = services
+        self.rules = rules
+
+    def __call__(self, have: State) -> List[Operation]:
+        of_filter = {key: item for key, item in have.items() if item.kind in _FILTER}
+        of_ipvs = {key: item for key, item in have.items() if item.kind not in _FILTER}
+        rules = difference(of_filter, self.rules, {FilterObject.kind: 0, FilterEntry.kind: 1, FilterRule.kind: 2})
+        coming = [each for each in rules if each.action != DELETE]
+        going = [each for each in rules if each.action == DELETE]
+        return coming + plan_services(of_ipvs, self.services) + going
+
+
+def _saved() -> Optional[Dict[str, Any]]:
+    with contextlib.suppress(FairleadError):
+        return store.load(KIND)
+    return None

@@ -1,0 +1,71 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""What modules that make virtual services share: the kernel modules they need, and what is wanted of the kernel."""
+
+from __future__ import annotations
+
+from typing import FrozenSet, Iterable, List, Sequence
+
+from .._engine import Outcome
+from .._engine import converge as engine_converge
+from .._model.errors import PrerequisiteError, SpecError
+from .._model.ipvs import DummyDevice
+from .._model.ipvs_service import Declared, is_loopback, service_addresses
+from .._model.item import Item, State, state_of
+from .._model.kernel import KernelModule
+from .._netlink.dummy import address_of_device, elsewhere
+from .._plan.ipvs import DELETED, Wanted
+from .._plan.operation import difference
+from .._system.kernel_modules import ModuleAdapter, is_there, require_loadable
+from .._system.runner import Runner
+
+_MODULE, _DUMMY = "ip_vs", "dummy"
+
+
+def has_ipvs() -> bool:
+    return is_there(_MODULE)
+
+
+def load_modules(declared: Declared, check: bool, runner: Runner) -> Outcome:
+    """Kernel modules that are missing, loaded. Raises PrerequisiteError for one that cannot be, SpecError where that is
+    a service's scheduler."""
+    names = [_MODULE, *sorted({f"ip_vs_{each.scheduler}" for each in declared.services})]
+    names += [_DUMMY] if declared.device and declared.services else []
+    _require(names, declared)
+    want = state_of(map(KernelModule, names))
+    return engine_converge(ModuleAdapter(names, runner), lambda have: difference(have, {**have, **want}), check)
+
+
+def wanted_services(declared: Declared, state: str, earlier: FrozenSet[str], devices: Sequence[str]) -> Wanted:
+    """``earlier`` are names of services that earlier runs made, ``devices`` the dummy devices of theirs and ours."""
+    items: State = {("virtual_service", each.service): each for each in declared.services}
+    items.update((("real_server", each.service, each.address), each) for each in declared.servers)
+    if state != DELETED:
+        items.update(state_of(_on_the_device(declared, devices)))
+        if declared.timeouts is not None:
+            items[declared.timeouts.key] = declared.timeouts
+    return Wanted(items, state, declared.scope, earlier, declared.device, declared.drain > 0)
+
+
+def _on_the_device(declared: Declared, devices: Iterable[str]) -> List[Item]:
+    """The dummy device with those addresses that no other interface has."""
+    device = declared.device
+    addresses = service_addresses(declared.services) if device else []
+    if not addresses:
+        return []
+    others = elsewhere(devices)
+    hosts = [(each, each.partition("/")[0]) for each in addresses]
+    own = [address_of_device(device, each) for each, host in hosts if host not in others and not is_loopback(host)]
+    return [DummyDevice(device), *own] if own else []
+
+
+def _require(names: Sequence[str], declared: Declared) -> None:
+    """Refuse what the kernel lacks, naming the service that asks for it."""
+    for name in names:
+        try:
+            require_loadable([name])
+        except PrerequisiteError as error:
+            asking = [n for n, each in enumerate(declared.services) if f"ip_vs_{each.scheduler}" == name]
+            if not asking:
+                raise
+            raise SpecError(f"services[{asking[0]}].scheduler", str(error)) from error
