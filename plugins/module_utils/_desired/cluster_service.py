@@ -24,6 +24,7 @@ from .._system.lock import exclusive
 from .._system.packet_filter import Backend, FilterAdapter
 from .._system.runner import Runner
 from .._system.service_iptables import ServiceIptables
+from .._system.service_nftables import ServiceNftables
 from . import store
 from .virtual_services import has_ipvs, load_modules, wanted_services
 
@@ -97,7 +98,11 @@ class Run:
         return frozenset(names)
 
     def _backends(self) -> List[Backend]:
-        return [ServiceIptables(kind.backend, kind.commands, self.runner) for kind in iptables.find(self.runner)]
+        kinds = iptables.find(self.runner)
+        return [
+            ServiceNftables(self.runner),
+            *(ServiceIptables(each.backend, each.commands, self.runner) for each in kinds),
+        ]
 
     def _rules(self, backends: List[Backend]) -> State:
         """Those wanted, of one backend."""
