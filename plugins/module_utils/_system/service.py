@@ -6,6 +6,7 @@ process is known that was started from an older configuration."""
 from __future__ import annotations
 
 import os
+import time
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from .._model.errors import ApplyError, PrerequisiteError, ReadError
@@ -17,6 +18,8 @@ from .runner import Runner
 _PROPERTIES = ("LoadState", "ActiveState", "UnitFileState", "NeedDaemonReload", "MainPID", "FragmentPath")
 # Of commands that others may follow; reading the unit file anew needs no way back.
 _INVERSES = {"enable": "disable", "disable": "enable"}
+# How often systemd is asked when it says nothing, and seconds in between.
+_ATTEMPTS, _PAUSE = 5, 1
 _UP = ("active", "activating", "reloading")
 # Where units of ours are, and take precedence over those of packages. Tests say another place.
 UNIT_DIRECTORY = os.environ.get("FAIRLEAD_UNIT_DIR") or "/etc/systemd/system"
@@ -70,12 +73,19 @@ class ServiceAdapter:
             raise ApplyError(service, f"systemctl {' '.join(arguments)}: {reason}")
 
     def _show(self) -> Dict[str, str]:
-        status, output, error = self.runner(["systemctl", "show", f"--property={','.join(_PROPERTIES)}", self.unit])
-        if status == 127:
-            raise PrerequisiteError(f"systemctl is missing: {self.unit} is a service of systemd")
-        if status != 0:
-            raise ReadError(f"systemctl show {self.unit}: {error.strip() or f'status {status}'}")
-        return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+        for _attempt in range(_ATTEMPTS):
+            words = ["systemctl", "show", f"--property={','.join(_PROPERTIES)}", self.unit]
+            status, output, error = self.runner(words)
+            if status == 127:
+                raise PrerequisiteError(f"systemctl is missing: {self.unit} is a service of systemd")
+            if status != 0:
+                raise ReadError(f"systemctl show {self.unit}: {error.strip() or f'status {status}'}")
+            shown = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+            # Seen on a slow machine while systemd read its units anew: nothing, with status 0.
+            if shown.get("LoadState"):
+                return shown
+            time.sleep(_PAUSE)
+        raise ReadError(f"systemctl show {self.unit}: says nothing; is systemd busy?")
 
     def _unit_file(self, shown: Dict[str, str]) -> str:
         loaded = shown.get("FragmentPath", "") if shown.get("LoadState") == "loaded" else ""
