@@ -15,6 +15,9 @@ PROGRAM, MODULES = "linux.uml", Path("/usr/lib/uml/modules")
 
 
 class UserModeLinux:
+    def __init__(self, memory: int = MEMORY_MIB) -> None:
+        self.memory = memory
+
     def modules(self) -> Path:
         if shutil.which(PROGRAM) is None or not MODULES.is_dir():
             pytest.skip(f"needs {PROGRAM} with its modules, of package user-mode-linux")
@@ -22,5 +25,5 @@ class UserModeLinux:
 
     def command(self, init: Path, directory: Path) -> list[str]:
         root = ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}", "quiet"]
-        console = ["con=null", "con0=null,fd:1", "con1=null", f"uml_dir={directory}", f"mem={MEMORY_MIB}M"]
+        console = ["con=null", "con0=null,fd:1", "con1=null", f"uml_dir={directory}", f"mem={self.memory}M"]
         return [PROGRAM, *root, *console]

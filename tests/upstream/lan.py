@@ -111,12 +111,12 @@ def set_sysctls(node: Namespace, values: dict[str, int]) -> None:
     node.run(["sh", "-c", "".join(f"echo {value} >/proc/sys/net/{name};" for name, value in values.items())])
 
 
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = START_SECONDS) -> None:
+def wait_until(holds: Callable[[], bool], what: str, seconds: float = START_SECONDS, every: float = 0.1) -> None:
     """Fails the test when it does not come to be."""
     end_of_waiting = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end_of_waiting, f"after {seconds:g} s it is still not so that {what}"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 def end(process: subprocess.Popen[str]) -> None:
