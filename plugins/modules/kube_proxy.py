@@ -28,8 +28,9 @@ options:
   state:
     description:
       - V(present) ensures all of it.
-      - V(absent) stops the service and removes files and releases as far as they are ours; sysctls get the values from
-        before. Rules in the kernel are not touched.
+      - V(absent) stops the service, removes what it made in the kernel as M(fairlead.cluster.kube_proxy_state) does,
+        and files and releases as far as they are ours; sysctls get the values from before. Where another kube-proxy is
+        in the place of ours, nothing in the kernel is touched.
     type: str
     choices: [present, absent]
     default: present
@@ -37,7 +38,8 @@ options:
     description:
       - Variables of role P(fairlead.cluster.kube_proxy#role) by their names, and those of the whole cluster that it
         takes. What is not given has the role's default.
-      - Required with O(state=present).
+      - Required with O(state=present). With V(absent), virtual services in the networks of C(cluster_virtual_cidrs) and
+        C(kube_proxy_ipvs_exclude_cidrs) stay.
     type: dict
   release:
     description: A release archive of Kubernetes for nodes, unpacked to a directory of its own in O(release_directory).
@@ -66,11 +68,18 @@ options:
     description: Directory of configuration and kubeconfig.
     type: path
     default: /etc/fairlead/kube-proxy
+  node_ports:
+    description:
+      - First and last port of those that the API server gives to services, by which virtual services on addresses of
+        the node are told from others with O(state=absent).
+    type: str
+    default: 30000-32767
   wait:
     description: Seconds in which it has to become well. 0 does not ask.
     type: int
     default: 60
 seealso:
+  - module: fairlead.cluster.kube_proxy_state
   - module: fairlead.cluster.kernel_settings
 """
 
@@ -134,6 +143,7 @@ ARGUMENT_SPEC = {
     "release_directory": {"type": "path", "default": "/opt/kube-proxy"},
     "program": {"type": "path"},
     "directory": {"type": "path", "default": "/etc/fairlead/kube-proxy"},
+    "node_ports": {"type": "str", "default": "30000-32767"},
     "wait": {"type": "int", "default": 60},
 }
 HEADER = "kube-proxy"

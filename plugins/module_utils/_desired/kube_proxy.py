@@ -16,9 +16,10 @@ from .._engine import converge as engine_converge
 from .._model.errors import ApplyError, FairleadError, PrerequisiteError
 from .._model.files import File
 from .._model.item import Item, State, state_of
-from .._model.kube_proxy import BANNER, PRODUCT, as_yaml, configuration, kubeconfig, unit_text
+from .._model.kube_proxy import BANNER, DIRECTORY, PRODUCT, as_yaml, configuration, kubeconfig, unit_text
 from .._model.kube_proxy_checks import parse_kube_proxy
-from .._model.kube_proxy_options import IPTABLES, IPVS, NFTABLES
+from .._model.kube_proxy_options import IPTABLES, IPVS, NFTABLES, KubeProxy, read_values
+from .._model.kube_proxy_state import NONE
 from .._model.parse import Section
 from .._model.release import parse_release
 from .._model.service import ABSENT, CURRENT, FOREIGN, OUTDATED, Service
@@ -27,15 +28,17 @@ from .._system import health, releases
 from .._system.files import FileAdapter, remove_directory
 from .._system.runner import Runner
 from .._system.service import ServiceAdapter, is_ours, unit_path
-from . import kube_proxy_kernel, store
+from . import kube_proxy_kernel, kube_proxy_state, store
 
 UNIT = "kube-proxy.service"
-DIRECTORY, RELEASES = "/etc/fairlead/kube-proxy", "/opt/kube-proxy"
+RELEASES = "/opt/kube-proxy"
 # In the environment of every kube-proxy that runs from our files: digest of all of them.
 MARK = "FAIRLEAD_KUBE_PROXY"
 PROGRAM = "kube-proxy"
 # Upstream's own: nft 1.0.1 and Linux 5.13 (KEP-3866).
 _OLDEST_KERNEL, _OLDEST_NFT = (5, 13), (1, 0, 1)
+# A transaction that leaves nothing behind but, with iptables-nft, an empty table.
+_PROBE = "*nat\n:FAIRLEAD-PROBE - [0:0]\n-F FAIRLEAD-PROBE\n-X FAIRLEAD-PROBE\nCOMMIT\n"
 # Commands that it calls, by mode, with the package that has them.
 _COMMANDS = {
     NFTABLES: {"nft": "nftables"},
@@ -198,7 +201,20 @@ def _require(node: Node, check: bool) -> None:
         if status == 0 and command == "nft" and _numbers(output) < _OLDEST_NFT:
             raise PrerequisiteError(f"kube_proxy_mode nftables needs nft 1.0.1 or newer, and this is {output.strip()}")
     if not check:
+        if mode != NFTABLES:
+            _require_iptables(node)
         _require_files(node)
+
+
+def _require_iptables(node: Node) -> None:
+    """kube-proxy says that it is well even where the variant of iptables is one that the kernel does not take."""
+    commands = ["iptables-restore", *(["ip6tables-restore"] if node.proxy.values["cluster_pod_cidr6"] else [])]
+    for command in commands:
+        status, _output, error = node.runner([command, "--noflush", "--wait"], _PROBE)
+        if status != 0:
+            text = f"{command} cannot make a chain in table nat ({error.strip() or f'status {status}'})"
+            hint = "choose the other variant, as by update-alternatives --set iptables /usr/sbin/iptables-legacy"
+            raise PrerequisiteError(f"kube_proxy_mode {node.proxy.mode} needs iptables, and {text}; {hint}")
 
 
 def _require_files(node: Node) -> None:
@@ -217,13 +233,16 @@ def _numbers(text: str) -> Tuple[int, ...]:
 
 
 def absent(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Outcome, List[str]]:
-    """Service, files and releases of ours are gone, and sysctls have the values from before. Gives what is not ours and
-    was left, too."""
+    """Service, what it made in the kernel, files and releases of ours are gone, and sysctls have the values from
+    before. Gives what is not ours and was left, too."""
     section = Section(document)
     directory, unpacked = section.text("directory", DIRECTORY), section.text("release_directory", RELEASES)
     paths = [*(os.path.join(directory, name) for name in ("config.yaml", "kubeconfig")), unit_path(UNIT)]
     left = [path for path in paths if not is_ours(path, BANNER)]
+    here = store.load(kube_proxy_kernel.KIND) is not None or any(map(os.path.exists, paths))
     service = engine_converge(ServiceAdapter(UNIT, BANNER, MARK, "", runner), _stopped, check)
+    # Before the files, by which a run that is cut off here knows that there is something to do.
+    kernel = _removed_from_kernel(section, check, runner) if here and not left else Outcome({}, {}, [])
     files = FileAdapter(path for path in paths if path not in left)
     programs = releases.ReleaseAdapter(PRODUCT, unpacked, releases.releases(unpacked), runner)
     removed = [engine_converge(adapter, lambda have: difference(have, {}), check) for adapter in (files, programs)]
@@ -231,7 +250,16 @@ def absent(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Ou
         releases.remove_unfinished(unpacked)
         remove_directory(directory)
         _forget_unit(runner, removed[0])
-    return together(service, *removed, _kernel(None, check, runner)), left
+    return together(service, kernel, *removed, _kernel(None, check, runner)), left
+
+
+def _removed_from_kernel(section: Section, check: bool, runner: Runner) -> Outcome:
+    values, problems = read_values(section.section("variables", {}).data)
+    for problem in problems:
+        raise problem
+    proxy = KubeProxy(values)
+    wish = {"keep": NONE, "exclude_cidrs": proxy.exclude_cidrs, "node_ports": section.text("node_ports", "30000-32767")}
+    return kube_proxy_state.converge(wish, check, runner)[0]
 
 
 def _stopped(have: State) -> List[Operation]:

@@ -17,6 +17,7 @@ from .._model.errors import FairleadError, SpecError
 from .._model.ipvs import DummyDevice, RealServer, Timeouts, VirtualService
 from .._model.ipvs_service import parse_services
 from .._model.item import Item, State
+from .._model.kube_proxy import DIRECTORY
 from .._model.kube_proxy_options import IPVS, MODES
 from .._model.kube_proxy_state import (
     DEVICE,
@@ -38,7 +39,6 @@ from .._system.kernel_modules import is_there
 from .._system.kube_proxy_state import ChainsAdapter, SetsAdapter, TablesAdapter
 from .._system.runner import Runner
 from . import store
-from .kube_proxy import DIRECTORY
 
 # What goes first has the highest: rules let go of sets, and services of addresses.
 _RANKS = {

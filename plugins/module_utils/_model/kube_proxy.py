@@ -18,6 +18,7 @@ from .release import Product, Release
 # In every file that role kube_proxy writes on a node: by this they are known to be ours.
 BANNER = "Made by role fairlead.cluster.kube_proxy"
 USER = "system:kube-proxy"
+DIRECTORY = "/etc/fairlead/kube-proxy"
 
 
 @dataclasses.dataclass(frozen=True)
