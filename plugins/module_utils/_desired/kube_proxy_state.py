@@ -7,13 +7,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from typing import Any, Dict, FrozenSet, List, Mapping, Tuple
 
 from .._engine import Adapter, Combined, Outcome
 from .._engine import converge as engine_converge
 from .._model.cluster_service import made_by
 from .._model.datapath import DeviceAddress
-from .._model.errors import FairleadError, SpecError
+from .._model.errors import ApplyError, FairleadError, SpecError, VerifyError
 from .._model.ipvs import DummyDevice, RealServer, Timeouts, VirtualService
 from .._model.ipvs_service import parse_services
 from .._model.item import Item, State
@@ -40,6 +41,8 @@ from .._system.kube_proxy_state import ChainsAdapter, SetsAdapter, TablesAdapter
 from .._system.runner import Runner
 from . import store
 
+# How often it is tried, and seconds in between.
+_ATTEMPTS, _PAUSE = 5, 2
 # What goes first has the highest: rules let go of sets, and services of addresses.
 _RANKS = {
     Chains.kind: 6,
@@ -68,10 +71,19 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[
     }
     if wish.keep != IPVS and is_there("ip_vs"):
         adapters.update(dict.fromkeys(_IPVS_KINDS, IpvsAdapter([DEVICE])))
-    outcome = engine_converge(Combined(adapters), state.plan, check)
+    outcome = _converge(Combined(adapters), state, check)
     return Outcome(state.only(outcome.before), state.only(outcome.after), outcome.operations), state.others(
         outcome.after
     )
+
+
+def _converge(adapter: Adapter, state: _Ours, check: bool) -> Outcome:
+    """kube-proxy writes to the same tables whenever it likes: what was read may have changed when it is to go."""
+    for _attempt in range(_ATTEMPTS - 1):
+        with contextlib.suppress(ApplyError, VerifyError):
+            return engine_converge(adapter, state.plan, check)
+        time.sleep(_PAUSE)
+    return engine_converge(adapter, state.plan, check)
 
 
 def _refuse_other_mode(wish: StateWish, directory: str) -> None:

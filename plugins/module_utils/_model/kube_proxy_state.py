@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from typing import Any, ClassVar, FrozenSet, Hashable, Mapping, Tuple
+from typing import Any, ClassVar, FrozenSet, Hashable, Mapping, Sequence, Tuple
 
 from .errors import SpecError
 from .ipvs import service_parts
@@ -38,6 +38,9 @@ _CHAINS: Mapping[Tuple[str, str], FrozenSet[str]] = {
     ("filter", "KUBE-NODEPORTS"): _OF_IPTABLES,
     **{(table, "KUBE-PROXY-CANARY"): _OF_IPTABLES for table in ("mangle", "nat", "filter")},
 }
+# Rules that lead to the one chain that both modes have and reach in ways of their own, by their comments.
+_SHARED_TARGET = "KUBE-PROXY-FIREWALL"
+_JUMPS = {"kube-proxy firewall rules": IPVS, "kubernetes load balancer firewall": IPTABLES}
 # Of single services and endpoints, with a hash behind.
 _SERVICE_CHAINS = ("KUBE-SVC-", "KUBE-SVL-", "KUBE-FW-", "KUBE-EXT-", "KUBE-SEP-", "KUBE-XLB-")
 _SETS = (
@@ -151,6 +154,12 @@ def goes(wish: StateWish, table: str, chain: str) -> bool:
     """Whether a chain is kube-proxy's, and of no mode that stays."""
     modes = _OF_IPTABLES if table == "nat" and chain.startswith(_SERVICE_CHAINS) else _CHAINS.get((table, chain))
     return modes is not None and wish.keep not in modes
+
+
+def jump_goes(wish: StateWish, words: Sequence[str]) -> bool:
+    """Whether a rule leads to a chain that both modes have in the way of the one that does not stay."""
+    mode = next((mode for comment, mode in _JUMPS.items() if comment in words), None)
+    return mode is not None and _SHARED_TARGET in words and wish.keep in _BOTH and wish.keep != mode
 
 
 def sets_go(wish: StateWish) -> bool:

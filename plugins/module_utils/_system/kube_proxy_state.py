@@ -10,7 +10,7 @@ from typing import Dict, Iterator, List, Sequence
 
 from .._model.errors import ApplyError, ReadError
 from .._model.item import BaseItem, State, state_of
-from .._model.kube_proxy_state import NFT_TABLE, SETS, Chains, IpSet, NftTable, StateWish, goes
+from .._model.kube_proxy_state import NFT_TABLE, SETS, Chains, IpSet, NftTable, StateWish, goes, jump_goes
 from .._plan.operation import DELETE, Operation
 from .runner import Runner
 
@@ -47,15 +47,20 @@ def _chains(wish: StateWish, family: str, saved: str) -> Iterator[Chains]:
     """What goes, a table at a time."""
     for table, rules in _rules(saved).items():
         gone = [name for name in rules if goes(wish, table, name)]
-        if gone:
-            jumps = [
-                (chain, place, rule)
-                for chain, all_rules in rules.items()
-                if chain not in gone
-                for place, rule in enumerate(all_rules, 1)
-                if _target(rule) in gone
-            ]
+        jumps = [
+            (chain, place, rule)
+            for chain, all_rules in rules.items()
+            if chain not in gone
+            for place, rule in enumerate(all_rules, 1)
+            if _leads_there(wish, shlex.split(rule), gone)
+        ]
+        if gone or jumps:
             yield Chains(family, table, tuple((name, tuple(rules[name])) for name in sorted(gone)), tuple(jumps))
+
+
+def _leads_there(wish: StateWish, words: Sequence[str], gone: Sequence[str]) -> bool:
+    targets = [word for before, word in zip(words, words[1:]) if before in ("-j", "-g")]
+    return (bool(targets) and targets[-1] in gone) or jump_goes(wish, words)
 
 
 def _rules(saved: str) -> Dict[str, Dict[str, List[str]]]:
@@ -71,12 +76,6 @@ def _rules(saved: str) -> Dict[str, Dict[str, List[str]]]:
         elif rule:
             chains.setdefault(rule[1], []).append(rule[2])
     return found
-
-
-def _target(rule: str) -> str:
-    words = shlex.split(rule)
-    places = [at for at, word in enumerate(words[:-1]) if word in ("-j", "-g")]
-    return words[places[-1] + 1] if places else ""
 
 
 def _removal(item: Chains) -> str:
