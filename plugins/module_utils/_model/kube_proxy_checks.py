@@ -87,7 +87,7 @@ def contradictions(proxy: KubeProxy) -> List[SpecError]:
 
 def warnings(proxy: KubeProxy) -> List[SpecError]:
     """What works, and will not go on to or surprises."""
-    return [*_deprecated(proxy), *_many_connections(proxy)]
+    return [*_deprecated(proxy), *_many_connections(proxy), *_node_ports_of_ours(proxy)]
 
 
 def _problem(name: str, text: str) -> SpecError:
@@ -242,6 +242,13 @@ def _many_connections(proxy: KubeProxy) -> _Found:
         yield _problem(
             "conntrack_min", f"{proxy['conntrack_min']} does not hold {where}: kube-proxy sets no more there"
         )
+
+
+def _node_ports_of_ours(proxy: KubeProxy) -> _Found:
+    """In mode ipvs it also makes node ports on addresses of our own devices, and then leaves them, being excluded."""
+    if proxy.mode == IPVS and proxy.values["cluster_virtual_cidrs"] and not proxy.node_port_addresses:
+        text = "is empty, so node ports are offered on virtual addresses in cluster_virtual_cidrs too, and stay there"
+        yield _problem("node_port_addresses", f"{text}; set it to [primary] or to the nodes' networks")
 
 
 _CHECKS = (

@@ -294,6 +294,13 @@ def test_limit_that_is_not_kept_everywhere_is_warned_about() -> None:
     assert warnings(parsed({"kube_proxy_conntrack_min": 2000000, "kube_proxy_conntrack_max_per_core": 0})) == []
 
 
+def test_node_ports_on_our_own_addresses_are_warned_about() -> None:
+    ours = {**IPVS, "kube_proxy_version": "1.34.0", "cluster_virtual_cidrs": ["198.18.0.0/24"]}
+    [warning] = warnings(parsed(ours))
+    assert warning.path == "kube_proxy_node_port_addresses"
+    assert warnings(parsed({**ours, "kube_proxy_node_port_addresses": ["primary"]})) == []
+
+
 def test_metallb_makes_arp_strict_unless_said_otherwise() -> None:
     assert configuration(parsed({**IPVS, "cluster_metallb": "yes"}), KUBECONFIG)["ipvs"]["strictARP"] is True
     assert configuration(parsed(IPVS), KUBECONFIG)["ipvs"]["strictARP"] is False
