@@ -37,13 +37,15 @@ test-kernel: setup ## Run the tests against the kernel, in network namespaces of
 test-lab: setup ## Run the tests that start lab nodes
 	@$(PYTEST) tests/lab
 
-test-upstream: setup ## Run the tests against real flanneld and etcd, built with Go (not part of `make test`)
+test-upstream: setup ## Run the tests against real flanneld, etcd and kube-proxy, built with Go (not part of `make test`)
 	@$(BIN)/python -m tests.upstream.builds
 	@$(PYTEST) tests/upstream
 
-bench: setup ## Measure the datapath against the batch tools and flanneld (as root); renews docs/reference/benchmarks.md
+bench: setup ## Measure datapath and services against other tools (as root); renews docs/reference/benchmarks*.md
 	@PYTHONPATH=.:collections $(BIN)/python -m tests.bench.datapath
 	@PYTHONPATH=.:collections $(BIN)/python -m tests.bench.page
+	@PYTHONPATH=.:collections $(BIN)/python -m tests.bench.services
+	@PYTHONPATH=.:collections $(BIN)/python -m tests.bench.services_page
 
 test-vagrant: setup ## Run the molecule scenario on Vagrant VMs (not part of `make test`)
 	@scripts/test-vagrant

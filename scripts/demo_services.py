@@ -39,7 +39,7 @@ Playbook = Callable[[str, str, dict[str, Any]], Any]
 
 
 class Services:
-    """The services of the demo in one lab. ``playbook`` runs one by its path below the checkout with extra variables."""
+    """Those of the demo in one lab. ``playbook`` runs one by its path below the checkout with extra variables."""
 
     def __init__(self, name: str, playbook: Playbook) -> None:
         self.lab = state.load(name)

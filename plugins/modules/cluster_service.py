@@ -10,9 +10,9 @@ short_description: Keep the services of a cluster on this node
 version_added: 0.2.0
 author: the Fairlead authors
 description:
-  - Makes the Services of Kubernetes manifests work on a node without an API server and without kube-proxy. Every cluster
-    IP, node port, external IP and load balancer address becomes a virtual service of the kernel's IPVS in front of the
-    endpoints, as kube-proxy in mode ipvs would have it.
+  - Makes the Services of Kubernetes manifests work on a node without an API server and without kube-proxy. Cluster
+    IPs, node ports, external IPs and load balancer addresses become virtual services of the kernel's IPVS in front of
+    the endpoints, as kube-proxy in mode ipvs would have them.
   - Beside them stand rules of the packet filter in chains and sets of our own. They masquerade what could not be
     answered otherwise, keep clients out that a load balancer's source ranges leave out, and refuse what is sent to a
     service's address and to none of its ports.
@@ -117,7 +117,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-skipped:
+passed_over:
   description: Objects that lead to no virtual service, with the reason, a line each.
   returned: success
   type: list
@@ -181,7 +181,7 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
         outcome, kept = work.converge(), work.kept()
         remembered = store.forget(KIND, check) if kept is None else store.save(KIND, kept, check)
     result = result_of(module, together(outcome, remembered), "services of the cluster")
-    return {**result, "skipped": [f"{each.object}: {each.reason}" for each in work.skipped]}
+    return {**result, "passed_over": [f"{each.object}: {each.reason}" for each in work.skipped]}
 
 
 def _document(params: Dict[str, Any]) -> Dict[str, Any]:

@@ -35,14 +35,16 @@ options:
     default: []
     suboptions:
       protocol:
-        description: Protocol of the packets.
+        description: Protocol of the packets. The default is V(tcp).
         type: str
         choices: [tcp, udp, sctp]
       address:
         description: Where packets go to, an IPv4 or IPv6 address. Required without O(services[].mark).
         type: str
       port:
-        description: Where packets go to. V(0), the default, stands for all ports, which takes O(services[].persistence).
+        description:
+          - Where packets go to. Required without O(services[].mark). V(0) stands for all ports, which takes
+            O(services[].persistence).
         type: int
       mark:
         description: Take packets that the packet filter gave this firewall mark, instead of those of an address.
@@ -252,18 +254,15 @@ left_out:
   type: dict
 """
 
-import contextlib
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._ansible import result_of, run
-from ..module_utils._desired import store
-from ..module_utils._desired.ipvs_service import KIND, Run, gather
-from ..module_utils._engine import Outcome, together
+from ..module_utils._desired.ipvs_service import change, gather
+from ..module_utils._engine import Outcome
 from ..module_utils._model.ipvs_service import parse_services
 from ..module_utils._model.ipvs_text import ipvsadm_lines
-from ..module_utils._system.lock import exclusive
 from ..module_utils._system.runner import module_runner
 
 TUNNEL = {
@@ -318,12 +317,7 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
     if state == "rendered":
         declared = parse_services(document)
         return {**_result(module, Outcome({}, {}, [])), "rendered": ipvsadm_lines(declared.services, declared.servers)}
-    with contextlib.nullcontext() if module.check_mode else exclusive(KIND):
-        work = Run(document, state, module.check_mode, module_runner(module))
-        outcome, kept = work.converge(), work.kept()
-        check = module.check_mode
-        remembered = store.forget(KIND, check) if kept is None else store.save(KIND, kept, check)
-    return _result(module, together(outcome, remembered))
+    return _result(module, change(document, state, module.check_mode, module_runner(module)))
 
 
 def _result(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:

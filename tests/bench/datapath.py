@@ -21,15 +21,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ansible_collections.fairlead.cluster.plugins.module_utils._system.runtime_tree import unpack
-from ansible_collections.fairlead.cluster.plugins.plugin_utils.runtime_tree import build
+from tests.bench.installed import Installed
 from tests.bench.peers import (
     FAMILIES,
     UNDERLAY,
@@ -47,6 +45,7 @@ TOP = Path(__file__).resolve().parents[2]
 CASES = ("apply", "noop", "add_one", "remove_one", "teardown")
 PEERS = (100, 1000, 5000, 20000)
 RUNS = 5
+KIND = "overlay_network"
 DELETE = "from fairlead._desired import overlay_network as o; o.converge({'state': 'deleted'}, False, None)"
 
 
@@ -65,29 +64,12 @@ def node(family: str) -> Iterator[Namespace]:
         made.remove()
 
 
-class Ours:
-    """The runtime as it is installed on nodes, with a saved desired state of its own."""
+def saved(ours: Installed, peers: int, family: str) -> None:
+    ours.save(KIND, document(peers, family))
 
-    def __init__(self, directory: Path) -> None:
-        tree = build(TOP)
-        archive = directory / "tree.tar.gz"
-        archive.write_bytes(tree.archive())
-        self.tree = directory / tree.version
-        unpack(str(archive), str(self.tree))
-        self.state = directory / "state"
-        self.state.mkdir()
-        # A first run writes the compiled modules, as role node does when it installs the tree.
-        subprocess.run([sys.executable, "-m", "compileall", "-q", str(self.tree)], check=True)
 
-    def save(self, peers: int, family: str) -> None:
-        text = json.dumps(document(peers, family), indent=1, sort_keys=True)
-        (self.state / "overlay_network.json").write_text(text)
-
-    def command(self, case: str) -> list[str]:
-        setting = f"FAIRLEAD_STATE_DIR={self.state}"
-        if case == "teardown":
-            return ["env", setting, f"PYTHONPATH={self.tree / 'lib'}", sys.executable, "-c", DELETE]
-        return ["env", setting, sys.executable, "-I", str(self.tree / "bin" / "fairlead"), "restore"]
+def command(ours: Installed, case: str) -> list[str]:
+    return ours.script(DELETE) if case == "teardown" else ours.restore()
 
 
 def reference_commands(directory: Path, peers: int, family: str) -> dict[str, list[list[str]]]:
@@ -108,7 +90,7 @@ def timed(inside: Namespace, commands: Iterable[Sequence[str]]) -> tuple[float, 
     return sum(one.seconds for one in done), max(one.peak_mib for one in done)
 
 
-def measure(peers: int, family: str, runs: int, ours: Ours, directory: Path) -> list[Record]:
+def measure(peers: int, family: str, runs: int, ours: Installed, directory: Path) -> list[Record]:
     samples = {case: Samples() for case in CASES}
     reference = reference_commands(directory, peers, family)
     objects = 0
@@ -120,8 +102,8 @@ def measure(peers: int, family: str, runs: int, ours: Ours, directory: Path) -> 
             for case in CASES:
                 samples[case].engine.append(seconds[case])
             for case in CASES:
-                ours.save(peers + 1 if case == "add_one" else peers, family)
-                whole, peak = timed(inside, [ours.command(case)])
+                saved(ours, peers + 1 if case == "add_one" else peers, family)
+                whole, peak = timed(inside, [command(ours, case)])
                 samples[case].ours.append(whole)
                 samples[case].peak.append(peak)
     return [found.record(case, family, peers, objects) for case, found in samples.items()]
@@ -136,7 +118,7 @@ def engine(inside: Namespace, peers: int, family: str) -> tuple[dict[str, float]
 
 def measured(numbers: Sequence[int], families: Sequence[str], runs: int) -> Iterator[Record]:
     with tempfile.TemporaryDirectory() as directory:
-        ours = Ours(Path(directory))
+        ours = Installed(Path(directory))
         for family in families:
             for peers in numbers:
                 yield from measure(peers, family, runs, ours, Path(directory))

@@ -30,10 +30,14 @@ _COLUMNS = ("case", "peers", "objects", "engine s", "whole s", "reference s", "e
 
 
 def with_figures(page: str, records: Sequence[Record], machine: str) -> str:
+    return with_tables(page, machine, [part for family in _FAMILY_NAMES for part in _table(family, records)])
+
+
+def with_tables(page: str, machine: str, tables: Sequence[str]) -> str:
+    """A page with lines of tables between its marks."""
     before, _mark, rest = page.partition(BEGIN)
     _old, mark, after = rest.partition(END)
     assert mark, "the page has lost its marks"
-    tables = [part for family in _FAMILY_NAMES for part in _table(family, records)]
     return before + "\n".join([BEGIN, "", machine, *tables, "", END]) + after
 
 
@@ -41,21 +45,21 @@ def _table(family: str, records: Iterable[Record]) -> list[str]:
     rows = [_row(record) for record in records if record["family"] == family]
     if not rows:
         return []
-    return ["", f"### {_FAMILY_NAMES[family]}", "", _line(_COLUMNS), _line(["---", *["--:"] * 8]), *rows]
+    return ["", f"### {_FAMILY_NAMES[family]}", "", line(_COLUMNS), line(["---", *["--:"] * 8]), *rows]
 
 
 def _row(record: Record) -> str:
     numbers = [f"{record[key]:,}" for key in ("peers", "objects")]
-    seconds = [_shown(record[key], 4) for key in ("engine_s", "ours_s", "reference_s")]
-    ratios = [_shown(record[key], 2) for key in ("engine_ratio", "ratio")]
-    return _line([record["case"], *numbers, *seconds, *ratios, f"{record['peak_mib']:.0f}"])
+    seconds = [shown(record[key], 4) for key in ("engine_s", "ours_s", "reference_s")]
+    ratios = [shown(record[key], 2) for key in ("engine_ratio", "ratio")]
+    return line([record["case"], *numbers, *seconds, *ratios, f"{record['peak_mib']:.0f}"])
 
 
-def _shown(value: float | None, digits: int) -> str:
+def shown(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _line(cells: Iterable[str]) -> str:
+def line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 

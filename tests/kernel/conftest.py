@@ -15,6 +15,7 @@ import pytest
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._desired import store
 from ansible_collections.fairlead.cluster.plugins.module_utils._system import lock
+from tests.kernel import guest
 from tests.kernel.namespaces import Namespace, Namespaces, remove_abandoned, run_process
 
 MODULES = "ansible_collections.fairlead.cluster.plugins.modules"
@@ -105,3 +106,11 @@ def run_module(state_dir: Path, root_dir: Path, tmp_path: Path) -> RunModule:
         return result
 
     return run
+
+
+@pytest.fixture
+def ipvs() -> None:
+    """For tests that need IPVS: in a kernel without it they are left to a guest."""
+    if not Path("/proc/net/ip_vs").exists():
+        assert guest.INSIDE not in os.environ, "the guest has no IPVS either"
+        pytest.skip("this kernel has no IPVS; the test runs in a guest that has it")

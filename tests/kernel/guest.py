@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/run TMPDIR=/run/tmp {inside}=1 P
 read -r up idle < /proc/uptime
 echo "guest: up after $up s"
 ip link set lo up
-cd {root} && {python} -m tests.kernel.guest {directory} {modules} && {python} -m pytest {arguments}
+cd {root} && {python} -m tests.kernel.guest {directory} {modules} && {command}
 echo "guest: status $?"
 echo o > /proc/sysrq-trigger
 while :; do :; done
@@ -60,12 +61,17 @@ def run_tests(
     kernel: Kernel, tests: Sequence[str], modules: Sequence[str], directory: Path, timeout: float = 120
 ) -> str:
     """Run pytest with ``tests`` in a guest with kernel ``modules``; its output. Fails the test when they fail."""
+    plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-q", "-rs", "--color=no", "--basetemp=/run/pytest"]
+    return run_command(kernel, [sys.executable, "-m", "pytest", *plain, *tests], modules, directory, timeout)
+
+
+def run_command(kernel: Kernel, command: Sequence[str], modules: Sequence[str], directory: Path, timeout: float) -> str:
+    """Run a command in a guest, at the top of the checkout; its output. An AssertionError when it fails."""
     available = kernel.modules()
     root = Path(__file__).resolve().parents[2]
-    plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-q", "-rs", "--color=no", "--basetemp=/run/pytest"]
     init = directory / "init"
     words = {"inside": INSIDE, "root": root, "python": sys.executable, "directory": available}
-    init.write_text(_INIT.format(**words, modules=" ".join(modules), arguments=" ".join([*plain, *tests])))
+    init.write_text(_INIT.format(**words, modules=" ".join(modules), command=shlex.join(command)))
     init.chmod(0o755)
     with _booted(kernel.command(init, directory)) as guest:
         output = _output_of(guest, timeout)

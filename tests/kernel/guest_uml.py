@@ -16,6 +16,7 @@ PROGRAM, MODULES = "linux.uml", Path("/usr/lib/uml/modules")
 
 class UserModeLinux:
     def __init__(self, memory: int = MEMORY_MIB) -> None:
+        """``memory`` in MiB."""
         self.memory = memory
 
     def modules(self) -> Path:

@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from tests.bench import services_page
 from tests.bench.page import BEGIN, END, PAGE, panels, with_figures
 from tests.bench.plot import svg
 from tests.bench.records import Record, Samples
@@ -31,8 +33,9 @@ RECORDS = [
 ]
 
 
-def test_the_page_has_its_place_for_figures() -> None:
-    page = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", [PAGE, services_page.PAGE], ids=lambda path: path.name)
+def test_the_page_has_its_place_for_figures(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
     assert page.count(BEGIN) == page.count(END) == 1 and page.index(BEGIN) < page.index(END)
 
 
@@ -43,6 +46,15 @@ def test_each_record_has_a_row_and_the_words_around_stay() -> None:
     assert "| start | 200 | 800 |  | 0.4000 | 0.2000 |  | 2.00 | 50 |" in page
     assert len(re.findall(r"^\| (apply|noop|start) ", page, re.MULTILINE)) == len(RECORDS)
     assert with_figures(page, RECORDS, "Measured on a machine.") == page
+
+
+def test_records_of_services_have_their_rows() -> None:
+    record = {
+        **{"case": "program", "services": 10000, "objects": 40000, "engine_s": 1.5, "ours_s": 2.0, "reference_s": 36.0},
+        **{"engine_ratio": 0.042, "ratio": 0.056, "kernel_s": 0.7, "operations": 40000, "peak_mib": 120.4},
+    }
+    page = services_page.with_figures(f"{BEGIN}\n{END}\n", [record], "Measured on a machine.")
+    assert "| program | 10,000 | 40,000 | 1.5000 | 2.0000 | 36.0000 | 0.042 | 0.056 | 0.7000 | 40,000 | 120 |" in page
 
 
 def test_a_page_without_its_marks_is_left_alone() -> None:

@@ -156,9 +156,9 @@ def stored(name: str) -> dict[str, Any]:
     return document
 
 
-def write(name: str, document: dict[str, Any]) -> Path:
+def write(name: str, document: dict[str, Any], directory: Path = FIXTURES) -> Path:
     """One object a line, so that a difference between two versions can be read."""
-    path = FIXTURES / f"{name}.json"
+    path = directory / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(_pretty(document) + "\n", encoding="utf-8")
     return path

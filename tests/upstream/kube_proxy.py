@@ -9,6 +9,7 @@ import http.client
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,14 +21,15 @@ from tests.upstream.lan import end, wait_until
 #: Where it is on a busy machine, User-mode Linux takes a tenth of a second for each of the programs that it starts.
 SYNC_SECONDS = 900
 METRICS_PORT = 10249
+_FAILED = re.compile(r"^kubeproxy_sync_proxy_rules_\w+_failures_total\S* [1-9]", re.MULTILINE)
 _SYNCED = re.compile(r'^kubeproxy_sync_proxy_rules_last_timestamp_seconds\{ip_family="(\w+)"\} [1-9]', re.MULTILINE)
 #: Kernel modules for mode ipvs, with everything that kube-proxy's rules take.
 MODULES = (
     *("ipv6", "dummy", "nf_conntrack", "nf_conntrack_netlink", "nf_nat"),
-    *("ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_lc", "ip_vs_sh", "ip_vs_mh"),
+    *("ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_lc", "ip_vs_wlc", "ip_vs_sh", "ip_vs_mh"),
     *("ip_set_hash_ip", "ip_set_hash_ipport", "ip_set_hash_ipportip", "ip_set_hash_ipportnet", "ip_set_bitmap_port"),
-    *("xt_set", "xt_addrtype", "xt_comment", "xt_conntrack", "xt_mark", "xt_MASQUERADE", "xt_physdev", "xt_tcpudp"),
-    *("ipt_REJECT", "ip6t_REJECT"),
+    *("xt_set", "xt_addrtype", "xt_comment", "xt_conntrack", "xt_mark", "xt_MASQUERADE"),
+    *("xt_ipvs", "xt_physdev", "xt_tcpudp", "ipt_REJECT", "ip6t_REJECT"),
     *(f"{family}table_{table}" for family in ("ip", "ip6") for table in ("nat", "filter", "mangle")),
 )
 
@@ -75,7 +77,7 @@ class HostKubeProxy:
 
     def _synced(self) -> bool:
         assert self.process is not None and self.process.poll() is None, f"kube-proxy ended:\n{self.words()[-3000:]}"
-        return _synced(self.node, "127.0.0.1")
+        return _synced(self.node, "127.0.0.1", self.words)
 
     def words(self) -> str:
         return self.log.read_text()
@@ -100,7 +102,7 @@ class GuestKubeProxy:
         wait_until(self._synced, "kube-proxy in the guest has applied all", SYNC_SECONDS, every=2)
 
     def _synced(self) -> bool:
-        if _synced(self.node.namespace, self.node.address):
+        if _synced(self.node.namespace, self.node.address, self.words):
             return True
         assert self._lives(), f"kube-proxy ended:\n{self.words()[-3000:]}"
         return False
@@ -117,10 +119,15 @@ class GuestKubeProxy:
             self.pid = 0
 
 
-def _synced(namespace: Namespace, address: str) -> bool:
-    """Whether it was through with all rules once: it starts when it knows all services and slices."""
+def _synced(namespace: Namespace, address: str, words: Callable[[], str]) -> bool:
+    """Whether it was through with all rules once: it starts when it knows all services and slices.
+
+    Fails the test when it could not write its rules, as it does where the kernel lacks a feature, and tries for ever.
+    """
     with contextlib.suppress(OSError, http.client.HTTPException):
-        return set(_SYNCED.findall(inside.get(namespace, address, METRICS_PORT, "/metrics")[1])) == {"IPv4", "IPv6"}
+        metrics = inside.get(namespace, address, METRICS_PORT, "/metrics")[1]
+        assert not _FAILED.search(metrics), f"kube-proxy cannot write its rules:\n{words()[-8000:]}"
+        return set(_SYNCED.findall(metrics)) == {"IPv4", "IPv6"}
     return False
 
 

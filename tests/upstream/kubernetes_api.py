@@ -147,19 +147,27 @@ class KubernetesApi:
 
     def request(self, method: str, path: str, body: Object | None = None) -> Any:
         """The answer: an object, or text. Raises ApiError, or OSError where nobody answers."""
+        data = None if body is None else json.dumps(body)
+        try:
+            status, text = self._exchange(method, path, data)
+        except http.client.RemoteDisconnected:
+            # It ends connections that nobody used for a while.
+            status, text = self._exchange(method, path, data)
+        if status >= 400:
+            name = "" if body is None else f" ({body.get('metadata', {}).get('name')})"
+            raise ApiError(f"{method} {path}{name}: {status} {text[:2000]}")
+        return json.loads(text) if text.startswith("{") else text
+
+    def _exchange(self, method: str, path: str, data: str | None) -> tuple[int, str]:
         connection = self._connection()
         headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
         try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
+            connection.request(method, path, data, headers)
             answer = connection.getresponse()
-            text = answer.read().decode()
+            return answer.status, answer.read().decode()
         except (OSError, http.client.HTTPException):
             connection.close()
             raise
-        if answer.status >= 400:
-            name = "" if body is None else f" ({body.get('metadata', {}).get('name')})"
-            raise ApiError(f"{method} {path}{name}: {answer.status} {text[:2000]}")
-        return json.loads(text) if text.startswith("{") else text
 
     def _connection(self) -> _Connection:
         """Of this thread, kept open."""

@@ -9,6 +9,7 @@ cluster. Objects are as people write them: what the API server would fill in is 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import hypothesis
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.upstream.service_corners import CORNERS, Case, Object, Places, endpoint_slice, service
 
-__all__ = ["Case", "NODE", "Object", "SERVICE_RANGES", "cases"]
+__all__ = ["NODE", "SERVICE_RANGES", "Case", "Object", "cases", "drawn_cases"]
 
 SEED = 5
 #: Cases of each kind that are drawn.
@@ -247,11 +248,11 @@ def _endpoint(address: str, endpoint: Endpoint) -> Object:
     }
 
 
-def drawn(kind: str, count: int) -> list[Draft]:
+def drawn(kind: str, count: int, seed: int = SEED) -> list[Draft]:
     """The same ones at any time with the same version of hypothesis."""
     found: list[Draft] = []
 
-    @hypothesis.seed(SEED)
+    @hypothesis.seed(seed)
     @hypothesis.settings(
         max_examples=count,
         database=None,
@@ -269,7 +270,11 @@ def drawn(kind: str, count: int) -> list[Draft]:
 
 def cases() -> list[Case]:
     """All: those thought out, then those drawn."""
-    wanted = [draft for kind, count in COUNTS.items() for draft in drawn(kind, count)]
-    first = len(CORNERS) + 1
     thought_out = [Case(name, make(Places(number))) for number, (name, make) in enumerate(CORNERS.items(), 1)]
-    return thought_out + [built(number, draft) for number, draft in enumerate(wanted, first)]
+    return thought_out + drawn_cases(COUNTS, SEED, len(thought_out) + 1)
+
+
+def drawn_cases(counts: Mapping[str, int], seed: int, first: int = 1) -> list[Case]:
+    """So many of each kind; their numbers begin with ``first``."""
+    wanted = [draft for kind, count in counts.items() for draft in drawn(kind, count, seed)]
+    return [built(number, draft) for number, draft in enumerate(wanted, first)]

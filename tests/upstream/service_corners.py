@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -47,16 +47,7 @@ class Places:
         return 30000 + 10 * self.number + index
 
 
-def case_of(text: str) -> int | None:
-    """Number of the case that an address belongs to."""
-    address = ipaddress.ip_address(text)
-    if isinstance(address, ipaddress.IPv4Address):
-        first, second, third, _ = address.packed
-        return third if (first, second) in {(10, 96), (10, 244), (198, 18), (198, 19)} else None
-    groups = [int(group, 16) for group in address.exploded.split(":")]
-    if groups[:3] == [0xFD00, 0x10, 0x96]:
-        return groups[-1]
-    return groups[3] if groups[:3] in ([0xFD00, 0x10, 0x244], [0x2001, 0xDB8, 0xE], [0x2001, 0xDB8, 0xF]) else None
+Maker = Callable[[Places], tuple[Object, ...]]
 
 
 def service(name: str, ports: list[Object], labels: Object | None = None, **spec: Any) -> Object:
@@ -80,9 +71,7 @@ def endpoint_slice(
 
 def _pods(at: Places, *nodes: str, family: str = "IPv4", **more: Any) -> list[Object]:
     """A ready endpoint on each node."""
-    return [
-        {"addresses": [at.pod(family, index)], "nodeName": node, **more} for index, node in enumerate(nodes, 1)
-    ]
+    return [{"addresses": [at.pod(family, index)], "nodeName": node, **more} for index, node in enumerate(nodes, 1)]
 
 
 def _simple(
@@ -122,8 +111,10 @@ def _reused_address(at: Places) -> tuple[Object, ...]:
     old = [{"addresses": [at.pod("IPv4", 1)], "nodeName": "n2", "conditions": ended}]
     new = [{"addresses": [at.pod("IPv4", 1)], "nodeName": "n1", "conditions": {"ready": True}}]
     ports = [{"port": 8080}]
-    return own, endpoint_slice("reused-address", "a", "IPv4", old, ports), endpoint_slice(
-        "reused-address", "b", "IPv4", new, ports
+    return (
+        own,
+        endpoint_slice("reused-address", "a", "IPv4", old, ports),
+        endpoint_slice("reused-address", "b", "IPv4", new, ports),
     )
 
 
@@ -290,13 +281,74 @@ def _dual_one_slice(at: Places) -> tuple[Object, ...]:
     return _simple("dual-one-slice", at, clusterIPs=addresses, ipFamilyPolicy="RequireDualStack")
 
 
-Maker = Callable[[Places], tuple[Object, ...]]
+def _balanced6(name: str, at: Places, **spec: Any) -> tuple[Object, ...]:
+    """A load balancer over IPv6."""
+    pods = _pods(at, "n1", "n2", family="IPv6")
+    own = service(
+        name,
+        [{"port": 80, "nodePort": at.node_port(0)}],
+        type="LoadBalancer",
+        clusterIP=at.cluster("IPv6"),
+        ipFamilies=["IPv6"],
+        **spec,
+    )
+    own["status"] = {"loadBalancer": {"ingress": [{"ip": at.ingress("IPv6-1")}]}}
+    return own, endpoint_slice(name, "a", "IPv6", pods, [{"port": 8080}])
+
+
+def _local_sources_ipv6(at: Places) -> tuple[Object, ...]:
+    """The node's address is among the sources."""
+    ranges = ["2001:db8::/64", "fd00::/8"]
+    return _balanced6(
+        "local-sources-ipv6",
+        at,
+        loadBalancerSourceRanges=ranges,
+        externalTrafficPolicy="Local",
+        healthCheckNodePort=at.node_port(9),
+    )
+
+
+def _sources_ipv6(at: Places) -> tuple[Object, ...]:
+    """The node's address is not among the sources."""
+    return _balanced6("sources-ipv6", at, loadBalancerSourceRanges=["2001:db8:9::/48"])
+
+
+def _proxied_ingress(at: Places) -> tuple[Object, ...]:
+    """A balancer that is a proxy connects to the node itself: its address is not one of the node's services."""
+    ingress = [{"ip": at.ingress("IPv4-1"), "ipMode": "Proxy"}, {"ip": at.ingress("IPv4-2"), "ipMode": "VIP"}]
+    return _balanced("proxied-ingress", at, ingress)
+
+
+def _readiness(name: str, conditions: tuple[bool | None, ...]) -> Maker:
+    """An endpoint in this state beside one that ends and still serves: which of them is taken tells how it counts."""
+
+    def make(at: Places) -> tuple[Object, ...]:
+        one, other = _pods(at, "n1", "n2")
+        names = ("ready", "serving", "terminating")
+        one["conditions"] = {key: value for key, value in zip(names, conditions, strict=True) if value is not None}
+        other["conditions"] = {"ready": False, "serving": True, "terminating": True}
+        return _simple(name, at, [one, other])
+
+    return make
+
+
+def _readinesses() -> dict[str, Maker]:
+    words = {True: "yes", False: "no", None: "unknown"}
+    every = itertools.product(words, repeat=3)
+    named = {"-".join(("ready-serving-terminating", *(words[each] for each in state))): state for state in every}
+    return {name: _readiness(name, state) for name, state in named.items()}
+
+
 _MAKERS: tuple[Maker, ...] = (
     *(_other_proxy, _empty_proxy_label, _headless_slice, _reused_address, _several_addresses, _names, _all_ports),
     *(_other_protocol, _named_otherwise, _port_of_slices, _external_is_node, _ingress_is_node),
     *(_external_other_family, _ingress_other_family, _ingress_is_external, _any_source, _source_of_other_family),
     *(_dns, _prefers_node, _prefers_zone, _prefers_other_zone, _without_hint, _hints_and_local),
     *(_local_terminating, _local_elsewhere, _internal_local_elsewhere, _unready_published, _dual_one_slice),
+    *(_local_sources_ipv6, _sources_ipv6, _proxied_ingress),
 )
 #: What makes a case, by its name.
-CORNERS: dict[str, Maker] = {make.__name__.strip("_").replace("_", "-"): make for make in _MAKERS}
+CORNERS: dict[str, Maker] = {
+    **{make.__name__.strip("_").replace("_", "-"): make for make in _MAKERS},
+    **_readinesses(),
+}

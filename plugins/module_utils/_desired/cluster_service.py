@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple, Union
 
 from .._engine import Adapter, Combined, Outcome, together
 from .._engine import converge as engine_converge
@@ -21,10 +21,11 @@ from .._plan.ipvs import OVERRIDDEN, Wanted, plan_services
 from .._plan.operation import DELETE, Operation, difference
 from .._system import iptables
 from .._system.lock import exclusive
-from .._system.packet_filter import Backend, FilterAdapter
+from .._system.packet_filter import FilterAdapter, Holder
 from .._system.runner import Runner
 from .._system.service_iptables import ServiceIptables
 from .._system.service_nftables import ServiceNftables
+from .._system.service_sets import ServiceSets
 from . import store
 from .virtual_services import has_ipvs, load_modules, wanted_services
 
@@ -32,6 +33,7 @@ KIND = "cluster_service"
 ABSENT = "absent"
 _FILTER = (FilterObject.kind, FilterRule.kind, FilterEntry.kind)
 _IPVS = ("virtual_service", "real_server", "ipvs_timeouts", "dummy", "address")
+Way = Union[ServiceNftables, ServiceIptables]
 _NOTHING: Mapping[str, Any] = {"objects": [], "node": {"name": "none"}}
 
 
@@ -61,11 +63,12 @@ class Run:
         if not has_ipvs() and (self.absent or self.check):
             return self._without_ipvs()
         modules = Outcome({}, {}, []) if self.absent else load_modules(self.wanted.declared, self.check, self.runner)
-        backends = self._backends()
+        ways = self._ways()
+        holders: List[Holder] = [ServiceSets(self.runner), *ways]
         services = IpvsAdapter([DEVICE], drain=self.wanted.declared.drain)
-        rules = FilterAdapter(backends)
+        rules = FilterAdapter(holders)
         adapters: Dict[str, Adapter] = {**dict.fromkeys(_IPVS, services), **dict.fromkeys(_FILTER, rules)}
-        plan = _Plan(self._services(), self._rules(backends))
+        plan = _Plan(self._services(), self._rules(ways))
         return together(modules, engine_converge(Combined(adapters), plan, self.check, self._around))
 
     def kept(self) -> Optional[Dict[str, Any]]:
@@ -97,38 +100,36 @@ class Run:
                 names += made_by(document)
         return frozenset(names)
 
-    def _backends(self) -> List[Backend]:
-        kinds = iptables.find(self.runner)
-        return [
-            ServiceNftables(self.runner),
-            *(ServiceIptables(each.backend, each.commands, self.runner) for each in kinds),
-        ]
+    def _ways(self) -> List[Way]:
+        """To the packet filter, nftables first."""
+        kinds = [ServiceIptables(each.backend, each.commands, self.runner) for each in iptables.find(self.runner)]
+        return [ServiceNftables(self.runner), *kinds]
 
-    def _rules(self, backends: List[Backend]) -> State:
-        """Those wanted, of one backend."""
+    def _rules(self, ways: List[Way]) -> State:
+        """Those wanted, of one way."""
         if not self.wanted.nat:
             return {}
-        backend = self._chosen(backends)
+        way = self._chosen(ways)
         state: State = {}
         for nat in self.wanted.nat:
-            state.update(backend.wanted(nat))  # type: ignore[arg-type]
+            state.update(way.wanted(nat))
         return state
 
-    def _chosen(self, backends: List[Backend]) -> Backend:
+    def _chosen(self, ways: List[Way]) -> Way:
         """That which holds the rules for pods where it can, and else the first that works."""
         asked = self.wanted.backend
-        allowed = [one for one in backends if asked == AUTO or one.backend.startswith(asked)]
+        allowed = [one for one in ways if asked == AUTO or one.backend.startswith(asked)]
         with contextlib.suppress(FairleadError):
             remembered = (store.load("masquerade") or {}).get("remembered")
             allowed.sort(key=lambda one: one.backend != remembered)
         problems = []
-        for backend in allowed:
+        for way in allowed:
             try:
                 for nat in self.wanted.nat:
-                    backend.probe(nat.version, self.check)
-                return backend
+                    way.probe(nat.version, self.check)
+                return way
             except PrerequisiteError as error:
-                problems.append(f"{backend.backend}: {error}")
+                problems.append(f"{way.backend}: {error}")
         raise PrerequisiteError(f"no way to the packet filter works for services: {'; '.join(problems)}")
 
     def _around(self) -> contextlib.AbstractContextManager[None]:

@@ -5,26 +5,23 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Set
+import dataclasses
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Set
 
 from .._engine import Outcome, together
 from .._engine import converge as engine_converge
-from .._model.errors import FairleadError, PrerequisiteError, SpecError
-from .._model.ipvs import PLAIN_TUNNEL, DummyDevice, RealServer, VirtualService
-from .._model.ipvs_service import Declared, described, is_loopback, parse_services, service_addresses
+from .._model.errors import FairleadError
+from .._model.ipvs import PLAIN_TUNNEL, RealServer, VirtualService
+from .._model.ipvs_service import Declared, described, parse_services
 from .._model.item import State, state_of
-from .._model.kernel import KernelModule
-from .._netlink.dummy import address_of_device, elsewhere
 from .._netlink.ipvs_adapter import IpvsAdapter
 from .._plan.ipvs import DELETED, MERGED, OVERRIDDEN, Wanted, plan_services
-from .._plan.operation import difference
-from .._system.kernel_modules import ModuleAdapter, is_there, require_loadable
 from .._system.lock import exclusive
 from .._system.runner import Runner
 from . import store
+from .virtual_services import has_ipvs, load_modules, wanted_services
 
 KIND = "ipvs_service"
-_MODULE, _DUMMY = "ip_vs", "dummy"
 
 
 def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcome:
@@ -36,6 +33,15 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
     content = {key: value for key, value in document.items() if key != "state"}
     with contextlib.nullcontext() if check else exclusive(KIND):
         return Run(content, state, check, runner).converge()
+
+
+def change(content: Mapping[str, Any], state: str, check: bool, runner: Runner) -> Outcome:
+    """Bring the services to parameters, and remember them. ``state`` is one that changes something."""
+    with contextlib.nullcontext() if check else exclusive(KIND):
+        work = Run(content, state, check, runner)
+        outcome, kept = work.converge(), work.kept()
+        remembered = store.forget(KIND, check) if kept is None else store.save(KIND, kept, check)
+    return together(outcome, remembered)
 
 
 class Run:
@@ -52,66 +58,56 @@ class Run:
         documents = [*([self.saved] if self.saved else []), *store.unfinished(KIND)]
         # What is as declared needs not be read again: at boot that is all of it.
         self.earlier = [_parsed(each) for each in documents if each != self.content]
+        self._killed = [_parsed(each) for each in documents[bool(self.saved) :]]
+        self._found: State = {}
 
     def converge(self) -> Outcome:
-        if self.state == DELETED and not is_there(_MODULE):
+        outcome = self._converge()
+        self._found = outcome.after
+        return outcome
+
+    def _converge(self) -> Outcome:
+        if self.state == DELETED and not has_ipvs():
             return Outcome({}, {}, [])
         modules = self._modules()
-        if self.check and not is_there(_MODULE):
+        if self.check and not has_ipvs():
             # Nothing can be there that the kernel does not know of.
             operations = plan_services({}, self._wanted())
             return together(modules, Outcome({}, state_of(each.item for each in operations), operations))
-        adapter = IpvsAdapter(self._devices(), self._thorough(), self.declared.drain)
+        adapter = IpvsAdapter(self._devices(), self._thorough(), self.declared.drain, self._no_more_ours())
         wanted = self._wanted()
         changed = engine_converge(adapter, lambda have: plan_services(have, wanted), self.check, self._around)
         return together(modules, changed)
 
     def kept(self) -> Optional[Dict[str, Any]]:
         """The document to remember: what is declared by all runs up to this one. None for nothing."""
-        if self.state == OVERRIDDEN or (not self.saved and self.state != DELETED):
+        if self.state == OVERRIDDEN:
             return self.content
-        saved = _parsed(self.saved or {})
         names = {each.service for each in self.declared.services}
+        if self.state == DELETED and not names:
+            return None
+        earlier = _parsed(self.saved) if self.saved else dataclasses.replace(self.declared, services=(), servers=())
+        for killed in self._killed:
+            earlier = _with_made(earlier, killed, self._found)
         if self.state == DELETED:
-            return _described_without(saved, names) if names else None
-        return described(_joined(saved, self.declared, keep_servers=self.state == MERGED))
+            return _described_without(earlier, names)
+        return described(_joined(earlier, self.declared, keep_servers=self.state == MERGED))
 
     def _around(self) -> contextlib.AbstractContextManager[None]:
         known = self.saved is not None and self.saved == self.content
         return contextlib.nullcontext() if known or self.state == DELETED else store.noted(KIND, self.content)
 
     def _modules(self) -> Outcome:
-        """Kernel modules that are missing, loaded."""
         if self.state == DELETED:
             return Outcome({}, {}, [])
-        names = [_MODULE, *sorted({f"ip_vs_{each.scheduler}" for each in self.declared.services})]
-        names += [_DUMMY] if self.declared.device and self.declared.services else []
-        _require(names, self.declared)
-        adapter = ModuleAdapter(names, self.runner)
-        return engine_converge(
-            adapter, lambda have: difference(have, {**have, **state_of(map(KernelModule, names))}), self.check
-        )
+        return load_modules(self.declared, self.check, self.runner)
 
     def _wanted(self) -> Wanted:
-        declared = self.declared
-        items: State = {("virtual_service", each.service): each for each in declared.services}
-        items.update((("real_server", each.service, each.address), each) for each in declared.servers)
-        if self.state != DELETED:
-            items.update(state_of(self._on_the_device()))
-            if declared.timeouts is not None:
-                items[declared.timeouts.key] = declared.timeouts
-        return Wanted(items, self.state, declared.scope, self._earlier_names(), declared.device, declared.drain > 0)
+        return wanted_services(self.declared, self.state, self._earlier_names(), self._devices())
 
-    def _on_the_device(self) -> Iterable[Any]:
-        """The dummy device with those addresses that no other interface has."""
-        device = self.declared.device
-        addresses = service_addresses(self.declared.services) if device else []
-        if not addresses:
-            return []
-        others = elsewhere(self._devices())
-        hosts = [(each, each.partition("/")[0]) for each in addresses]
-        own = [address_of_device(device, each) for each, host in hosts if host not in others and not is_loopback(host)]
-        return [DummyDevice(device), *own] if own else []
+    def _no_more_ours(self) -> List[str]:
+        """Devices that need not be ours any more."""
+        return [each for each in self._devices() if self.state == DELETED or each != self.declared.device]
 
     def _devices(self) -> List[str]:
         return [self.declared.device, *(each.device for each in self.earlier)]
@@ -126,8 +122,8 @@ class Run:
 
 
 def gather() -> Dict[str, Any]:
-    """All services that are there, as parameters."""
-    state = IpvsAdapter([]).read()
+    """All services that are there, as parameters. None are where the kernel's IPVS is not loaded."""
+    state = IpvsAdapter([]).read() if has_ipvs() else {}
     services = tuple(item for item in state.values() if isinstance(item, VirtualService))
     servers = tuple(item for item in state.values() if isinstance(item, RealServer))
     return described(Declared(services, servers))
@@ -146,23 +142,20 @@ def _parsed(document: Mapping[str, Any]) -> Declared:
     return Declared((), ())
 
 
-def _require(names: Sequence[str], declared: Declared) -> None:
-    """Refuse what the kernel lacks, naming the service that asks for it."""
-    for name in names:
-        try:
-            require_loadable([name])
-        except PrerequisiteError as error:
-            asking = [n for n, each in enumerate(declared.services) if f"ip_vs_{each.scheduler}" == name]
-            if not asking:
-                raise
-            raise SpecError(f"services[{asking[0]}].scheduler", str(error)) from error
-
-
 def _described_without(saved: Declared, names: Set[str]) -> Optional[Dict[str, Any]]:
     services = tuple(each for each in saved.services if each.service not in names)
     servers = tuple(each for each in saved.servers if each.service not in names)
     left = Declared(services, servers, saved.scope, saved.device, saved.timeouts, saved.drain)
     return described(left) if services else None
+
+
+def _with_made(saved: Declared, killed: Declared, there: State) -> Declared:
+    """With services that a killed run made and that are there still: they are ours, so they must not be forgotten."""
+    known = {each.service for each in saved.services}
+    made = [each for each in killed.services if each.service not in known and each.key in there]
+    names = {each.service for each in made}
+    servers = [each for each in killed.servers if each.service in names]
+    return dataclasses.replace(saved, services=(*saved.services, *made), servers=(*saved.servers, *servers))
 
 
 def _joined(saved: Declared, declared: Declared, keep_servers: bool) -> Declared:

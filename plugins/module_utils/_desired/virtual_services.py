@@ -30,6 +30,7 @@ def load_modules(declared: Declared, check: bool, runner: Runner) -> Outcome:
     """Kernel modules that are missing, loaded. Raises PrerequisiteError for one that cannot be, SpecError where that is
     a service's scheduler."""
     names = [_MODULE, *sorted({f"ip_vs_{each.scheduler}" for each in declared.services})]
+    names += sorted({f"ip_vs_pe_{each.engine}" for each in declared.services if each.engine})
     names += [_DUMMY] if declared.device and declared.services else []
     _require(names, declared)
     want = state_of(map(KernelModule, names))

@@ -78,8 +78,8 @@ class _RealServerFields(NamedTuple):
 
 class RealServer(TupleItem, _RealServerFields):
     """``address`` has the port with it, "10.244.1.5:53". A server with more than ``upper`` connections gets no further
-    ones until it has less than ``lower`` (0: no limit). ``active`` and ``inactive`` are its connections as found: established ones, and those that
-    begin or end."""
+    ones until it has less than ``lower`` (0: no limit). ``active`` and ``inactive`` are its connections as found:
+    established ones, and those that begin or end."""
 
     __slots__ = ()
     kind: ClassVar[str] = "real_server"

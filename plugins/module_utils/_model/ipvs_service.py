@@ -155,16 +155,17 @@ def _parse_place(section: Section) -> str:
     if section.get("family", None) is not None:
         raise SpecError(section.at("family"), "goes with a mark; otherwise the address tells it")
     address = _address(section, "address")
-    if not _can_be_virtual(address):
+    if not _is_of_one_host(address):
         raise SpecError(section.at("address"), f"{address} cannot be that of a virtual service")
     return service_name(section.text("protocol", "tcp", tuple(PROTOCOLS)), address, section.integer("port", 0, 65535))
 
 
-def _can_be_virtual(address: str) -> bool:
+def _is_of_one_host(address: str) -> bool:
+    """The kernel refuses other real servers, and takes no packets for other services."""
     if ":" not in address:
-        return address != "0.0.0.0" and not 224 <= int(address.partition(".")[0]) < 240
-    ip = ipaddress.ip_address(address)
-    return not (ip.is_multicast or ip.is_unspecified or ip.is_link_local)
+        return address not in ("0.0.0.0", "255.255.255.255") and not 224 <= int(address.partition(".")[0]) < 240
+    ip = ipaddress.IPv6Address(address)
+    return not (ip.is_multicast or ip.is_unspecified or ip.is_link_local or ip.ipv4_mapped)
 
 
 def _address(section: Section, key: str) -> str:
@@ -214,6 +215,8 @@ def _parse_server(section: Section, service: str, service_port: int, version: Ip
         raise SpecError(section.at("port"), f"{forwarding} leaves the port as it is, so it must be {service_port}")
     if forwarding != TUNNEL and (":" in address) != (version is VERSIONS[1]):
         raise SpecError(section.at("address"), f"must be an {version} address as the service's, not {address}")
+    if not _is_of_one_host(address):
+        raise SpecError(section.at("address"), f"{address} cannot be that of a real server")
     upper = section.integer("connections_max", 0, MOST_CONNECTIONS, 0)
     lower = section.integer("connections_min", 0, MOST_CONNECTIONS, 0)
     if lower > upper:
@@ -235,6 +238,8 @@ def _parse_tunnel(section: Section, forwarding: str) -> Tunnel:
         raise SpecError(entry.at("port"), "is required with type gue, and goes with no other")
     if kind == TUNNELS[0] and checksum != TUNNEL_CHECKSUMS[0]:
         raise SpecError(entry.at("checksum"), f"type {kind} has none")
+    if checksum == TUNNEL_CHECKSUMS[2] and kind != "gue":
+        raise SpecError(entry.at("checksum"), f"{checksum} is for type gue, and this is {kind}")
     entry.finish()
     return kind, port, checksum
 

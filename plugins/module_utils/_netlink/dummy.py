@@ -12,7 +12,19 @@ from .._model.ip_version import version_of
 from .._model.ipvs import DummyDevice
 from .._plan.operation import DELETE, Operation
 from . import entries
-from .rtnetlink import ABSENT, CREATE, EXCLUSIVE, REPLACE, Message, RefusedError, Rtnetlink, attribute, interface_index
+from .rtnetlink import (
+    ABSENT,
+    CREATE,
+    EXCLUSIVE,
+    HEADER,
+    REPLACE,
+    Message,
+    RefusedError,
+    Rtnetlink,
+    attribute,
+    attributes,
+    interface_index,
+)
 
 KIND = "dummy"
 # linux/rtnetlink.h, linux/if_link.h, linux/if.h
@@ -28,8 +40,8 @@ def is_dummy(netlink: Rtnetlink, name: str) -> bool:
     """Raises RefusedError with ENODEV where no interface is called so."""
     body = _HEADER.pack(0, 0, interface_index(name), 0, 0) + attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATS))
     found = netlink.get(_GET_LINK, body)
-    values = dict(entries.attributes(found, entries.HEADER.size + _HEADER.size))
-    info = dict(entries.attributes(values.get(_IFLA_LINKINFO, b""), 0))
+    values = dict(attributes(found, HEADER.size + _HEADER.size))
+    info = dict(attributes(values.get(_IFLA_LINKINFO, b""), 0))
     return info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0") == KIND.encode()
 
 

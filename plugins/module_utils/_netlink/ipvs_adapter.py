@@ -37,11 +37,15 @@ class IpvsAdapter:
     devices of the given names with their addresses.
 
     Of services in ``thorough``, thresholds and tunnels are known whatever the number of services. A real server that is
-    removed with weight 0 while it has connections gets up to ``drain`` seconds to end them.
+    removed with weight 0 while it has connections gets up to ``drain`` seconds to end them. Where a name of
+    ``earlier`` is that of another kind of interface by now, it is left alone.
     """
 
-    def __init__(self, devices: Iterable[str], thorough: Iterable[str] = (), drain: float = 0) -> None:
+    def __init__(
+        self, devices: Iterable[str], thorough: Iterable[str] = (), drain: float = 0, earlier: Iterable[str] = ()
+    ) -> None:
         self._devices = [name for name in dict.fromkeys(devices) if name]
+        self._earlier = frozenset(earlier)
         self._thorough = frozenset(thorough)
         self._drain = drain
         self._indexes: Dict[str, int] = {}
@@ -75,9 +79,10 @@ class IpvsAdapter:
                 if absent(error):
                     continue
                 raise
-            raise PrerequisiteError(
-                f"interface {name} is there and is no dummy device, so it is not ours; remove it, or name another device"
-            )
+            if name not in self._earlier:
+                raise PrerequisiteError(
+                    f"interface {name} is there and is no dummy device, so not ours; remove it, or name another one"
+                )
         if found:
             for address in dummy.addresses(netlink, found):
                 state[address.key] = address

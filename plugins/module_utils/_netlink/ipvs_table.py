@@ -40,7 +40,7 @@ _PROTOCOLS = {"TCP": "tcp", "UDP": "udp", "SCTP": "sctp"}
 # method, weight, connections.
 _LINE = re.compile(
     r"^(?:([A-Z]+) +(\S+) (\S+) +(ops )? ?(?:persistent (\d+) (\w+))?"
-    r"|  -> (\S+) +(\w+) +(-?\d+) +(\d+) +(\d+) +)$",
+    r"|  -> (\S+) +(\w+) +(-?\d+) +(\d+) +(\d+) *)$",
     re.MULTILINE,
 )
 # Schedulers with flags that the file does not tell.

@@ -56,14 +56,16 @@ def _target(have: State, wanted: Wanted) -> State:
     if times in items:
         items[times] = _merged_timeouts(items[times], have.get(times))
     if wanted.state == DELETED:
-        removed = _named(wanted.items) or _ours(have, wanted)
-        return _without_unused(have, {key: item for key, item in have.items() if _service_of(key) not in removed})
+        named = _named(wanted.items)
+        removed = named or _ours(have, wanted)
+        left = {key: item for key, item in have.items() if _service_of(key) not in removed}
+        return _without_unused(have, left) if named else _without_devices(left)
     if wanted.state == MERGED:
-        return {**have, **items}
+        return _on_one_device({**have, **items}, wanted.device)
     declared = _named(wanted.items)
     removed = _ours(have, wanted) - declared if wanted.state == OVERRIDDEN else frozenset()
     kept = {key: item for key, item in have.items() if _is_kept(key, declared, removed, wanted)}
-    return {**kept, **items}
+    return _on_one_device({**kept, **items}, wanted.device)
 
 
 def _named(items: State) -> FrozenSet[str]:
@@ -91,6 +93,25 @@ def _is_kept(key: Key, declared: FrozenSet[str], removed: FrozenSet[str], wanted
         # Nobody else has something on our device. What a service that stays needs is among what is wanted.
         return wanted.state != OVERRIDDEN
     return kind == Timeouts.kind
+
+
+def _without_devices(state: State) -> State:
+    return {key: item for key, item in state.items() if item.kind not in (DeviceAddress.kind, DummyDevice.kind)}
+
+
+def _on_one_device(state: State, device: str) -> State:
+    """With addresses of services that stay, and that an earlier run had on another device, on the present one."""
+    mine = {(DummyDevice.kind, device)}
+    others = [item for item in state.values() if isinstance(item, DeviceAddress) and item.device != device]
+    if not others and not any(key[0] == DummyDevice.kind and key not in mine for key in state):
+        return state
+    left = _without_devices(state)
+    if device:
+        moved = [dataclasses.replace(item, device=device) for item in others]
+        there = [item for item in state.values() if item.kind == DeviceAddress.kind and item not in others]
+        left.update((item.key, item) for item in (*moved, *there))
+        left.update((item.key, item) for item in [DummyDevice(device)] * bool(moved or there))
+    return left
 
 
 def _without_unused(have: State, left: State) -> State:

@@ -12,6 +12,7 @@ import re
 from typing import FrozenSet, Iterable, Iterator, List, Optional, Sequence
 
 from .._model.errors import ApplyError, PrerequisiteError
+from .._model.ipvs import SCHEDULERS
 from .._model.item import State, state_of
 from .._model.kernel import KernelModule
 from .._plan.operation import ADD, Operation
@@ -43,6 +44,8 @@ KNOWN = {
     "ip_tables": Known("iptables rules", "IP_NF_IPTABLES", "/proc/net/ip_tables_names"),
     "ip6_tables": Known("ip6tables rules", "IP6_NF_IPTABLES", "/proc/net/ip6_tables_names"),
     "ip_vs": Known("virtual servers of services", "IP_VS", "/proc/net/ip_vs"),
+    **{f"ip_vs_{name}": Known(f"scheduler {name} of services", f"IP_VS_{name.upper()}") for name in SCHEDULERS},
+    "ip_vs_pe_sip": Known("telling clients of services apart by SIP's Call-ID", "IP_VS_PE_SIP"),
     "ip_vs_rr": Known("the round robin scheduler of services", "IP_VS_RR"),
     "ip_vs_wrr": Known("the weighted round robin scheduler of services", "IP_VS_WRR"),
     "ip_vs_sh": Known("the source hash scheduler of services", "IP_VS_SH"),

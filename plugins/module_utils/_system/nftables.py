@@ -29,31 +29,36 @@ class Nftables:
 
     backend = BACKEND
     at_once = True
+    table = TABLE
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
 
     def read(self, version: IpVersion) -> State:
         """Raises MissingError without the command, UnsupportedError when the kernel has no such tables."""
-        status, output, error = self.runner(["nft", "-j", "list", "table", nft_name(version), TABLE])
+        return state_of(items_of(self.table, self.listed(version)))
+
+    def listed(self, version: IpVersion) -> List[Dict[str, Any]]:
+        """Entries of our table as nft has them, empty without it."""
+        status, output, error = self.runner(["nft", "-j", "list", "table", nft_name(version), self.table])
         if status == 0:
-            return state_of(_items(_parsed(output)))
+            return _parsed(output)
         if status == 127:
             raise MissingError("command nft is missing (package nftables)")
         if "No such file or directory" in error:
-            return {}
+            return []
         raise refused("nft", error or output)
 
     def probe(self, version: IpVersion, check: bool) -> None:
         """Have the kernel look at a table with the parts that ours has, and drop it."""
-        table = {"family": nft_name(version), "table": f"{TABLE}-probe"}
+        table = {"family": nft_name(version), "table": f"{self.table}-probe"}
         rule = {**table, "chain": _POSTROUTING["name"], "expr": [_verdict(MASQUERADE)]}
         commands: List[Dict[str, Any]] = [
             {"add": {"table": {"family": nft_name(version), "name": table["table"]}}},
             {"add": {"chain": {**table, **_POSTROUTING}}},
             {"add": {"rule": rule}},
         ]
-        self._run(commands, ["-c"])
+        self.run(commands, ["-c"])
 
     def wanted(self, rules: Rules) -> State:
         ours = {"family": nft_name(rules.version), "table": TABLE}
@@ -66,16 +71,16 @@ class Nftables:
                 place = {**ours, "chain": chain["name"], "comment": comment}
                 entries.append({"chain": {**ours, **chain}})
                 entries += [{"rule": {**place, "expr": _expressions(rules.version, rule)}} for rule in chain_rules]
-        return state_of(_items(entries))
+        return state_of(items_of(self.table, entries))
 
     def write(self, table: str, have: State, want: State) -> None:
         """Replace what differs in both tables; a table without wanted items goes."""
         commands: List[Dict[str, Any]] = []
         for version in VERSIONS:
-            commands += _replacement(version, _of(version, have), _of(version, want))
-        self._run(commands)
+            commands += replacement(self.table, version, of_version(version, have), of_version(version, want))
+        self.run(commands)
 
-    def _run(self, commands: Sequence[Mapping[str, Any]], options: Sequence[str] = ()) -> None:
+    def run(self, commands: Sequence[Mapping[str, Any]], options: Sequence[str] = ()) -> None:
         words = ["nft", *options, "-j", "-f", "-"]
         status, output, error = self.runner(words, json.dumps({"nftables": commands}))
         if status == 127:
@@ -84,12 +89,13 @@ class Nftables:
             raise refused("nft", error or output)
 
 
-def _of(version: IpVersion, state: State) -> State:
+def of_version(version: IpVersion, state: State) -> State:
+    """Tables, chains, sets and rules of one IP version."""
     items = {key: item for key, item in state.items() if isinstance(item, (FilterObject, FilterRule))}
     return {key: item for key, item in items.items() if version_of_table(item.table) is version}
 
 
-def _replacement(version: IpVersion, have: State, want: State) -> List[Dict[str, Any]]:
+def replacement(table: str, version: IpVersion, have: State, want: State) -> List[Dict[str, Any]]:
     """Commands that turn one table into the wanted one.
 
     A chain that stays is emptied and filled again, not made anew: the hook of a new chain stands beside that of the
@@ -97,7 +103,7 @@ def _replacement(version: IpVersion, have: State, want: State) -> List[Dict[str,
     """
     old, new = _objects(have), _objects(want)
     if old.get("table") != new.get("table"):
-        named = {"table": {"family": nft_name(version), "name": TABLE}}
+        named = {"table": {"family": nft_name(version), "name": table}}
         return [{"add": named}, {"delete": named}, *_additions(new, _rules(want))]
     before, after = _rules(have), _rules(want)
     gone = {name: item for name, item in old.items() if new.get(name) != item}
@@ -107,7 +113,7 @@ def _replacement(version: IpVersion, have: State, want: State) -> List[Dict[str,
     filled = {chain: rules for chain, rules in after.items() if chain in emptied or f"chain {chain}" in added}
     return [
         *(
-            {"flush": {"chain": {"family": nft_name(version), "table": TABLE, "name": chain}}}
+            {"flush": {"chain": {"family": nft_name(version), "table": table, "name": chain}}}
             for chain in sorted(emptied)
         ),
         *({"delete": _named(item)} for item in sorted(gone.values(), key=_creation_order, reverse=True)),
@@ -148,7 +154,8 @@ def _parsed(output: str) -> List[Dict[str, Any]]:
         raise ReadError(f"nft: output is not the JSON of libnftables-json(5): {error}") from None
 
 
-def _items(entries: Iterable[Mapping[str, Any]]) -> List[Item]:
+def items_of(name: str, entries: Iterable[Mapping[str, Any]]) -> List[Item]:
+    """Entries of the table of this name as items."""
     items: List[Item] = []
     positions: Dict[str, int] = {}
     for entry in entries:
@@ -157,7 +164,7 @@ def _items(entries: Iterable[Mapping[str, Any]]) -> List[Item]:
                 continue
             data = {name: value for name, value in content.items() if name not in ("handle", "index")}
             source = json.dumps({what: data}, sort_keys=True)
-            table = f"{data['family']} {TABLE}"
+            table = f"{data['family']} {name}"
             if what == "rule":
                 chain = data["chain"]
                 positions[chain] = positions.get(chain, 0) + 1

@@ -22,7 +22,7 @@ _UNSUPPORTED = re.compile(
     r"not supported|does not exist|do you need to insmod|incompatible|Could not process rule: No such file"
     r"|not compiled"
     # Netlink is there for sets, and nf_tables is not.
-    r"|generation id: Invalid argument"
+    r"|(generation id|cache initialization failed): Invalid argument"
 )
 
 
@@ -34,8 +34,8 @@ class UnsupportedError(PrerequisiteError):
     """The command is there, but the kernel lacks what it needs."""
 
 
-class Backend(Protocol):
-    """One way to the packet filter, for both IP versions.
+class Holder(Protocol):
+    """What holds rules of ours, or sets that they look into, for both IP versions.
 
     ``write`` replaces all of ours in one table at once, or raises and leaves it. Where ``at_once`` holds, it does so
     with all tables, and gets the items of all of them.
@@ -46,11 +46,15 @@ class Backend(Protocol):
 
     def read(self, version: IpVersion) -> State: ...
 
+    def write(self, table: str, have: State, want: State) -> None: ...
+
+
+class Backend(Holder, Protocol):
+    """One way to the packet filter for pod traffic."""
+
     def probe(self, version: IpVersion, check: bool) -> None: ...
 
     def wanted(self, rules: Rules) -> State: ...
-
-    def write(self, table: str, have: State, want: State) -> None: ...
 
 
 def refused(command: str, error: str) -> FairleadError:
@@ -77,8 +81,8 @@ def wanted(backend: Backend, spec: MasqueradeSpec) -> State:
 class FilterAdapter:
     """Our rules of every backend that works here. Others hold none of ours."""
 
-    def __init__(self, backends: Sequence[Backend]) -> None:
-        self.backends: Dict[str, Backend] = {backend.backend: backend for backend in backends}
+    def __init__(self, backends: Sequence[Holder]) -> None:
+        self.backends: Dict[str, Holder] = {backend.backend: backend for backend in backends}
 
     def read(self) -> State:
         state: State = {}
@@ -109,7 +113,7 @@ class FilterAdapter:
         return item.backend, "" if self.backends[item.backend].at_once else item.table
 
 
-def _read(backend: Backend) -> State:
+def _read(backend: Holder) -> State:
     """Of both IP versions: one that does not work here holds nothing."""
     state: State = {}
     for version in VERSIONS:

@@ -1,19 +1,19 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Rules for services by iptables with sets of ipset(8): chains and sets of our own, and one jump to each chain."""
+"""Rules for services by iptables with sets of ipset(8): chains of our own, and one jump to each."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Iterable, Iterator, List, Mapping
+from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
-from .._model.errors import PrerequisiteError
-from .._model.filter_items import FilterEntry, FilterObject, FilterRule, nft_name
+from .._model.filter_items import FilterObject, FilterRule, nft_name
 from .._model.ip_version import VERSIONS, IpVersion
 from .._model.item import Item, State, state_of
 from .._model.service_nat import MARK, SETS, ServiceNat
-from .packet_filter import MissingError, UnsupportedError, refused
+from .packet_filter import MissingError, refused
 from .runner import Runner
+from .service_sets import ServiceSets, set_name
 
 COMMENT = '-m comment --comment "fairlead services"'
 # Chain, table, chains of the kernel that jump to it, and whether before all other rules there: one that accepts
@@ -26,9 +26,6 @@ _CHAINS = {
 }
 _MARKED = f"{MARK:#x}/{MARK:#x}"
 _RULE = re.compile(r"-A (\S+) (.*)")
-# ipset(8) keeps at most so many entries in a set; the default of 65536 is too few for 10,000 services.
-_MOST_ENTRIES = 1 << 20
-_SETS_TABLE = "sets"
 
 
 class ServiceIptables:
@@ -40,58 +37,36 @@ class ServiceIptables:
         self.backend = backend
         self.commands = commands
         self.runner = runner
+        self.sets = ServiceSets(runner)
 
     def read(self, version: IpVersion) -> State:
         """Raises MissingError without a command, UnsupportedError when the kernel has no such tables."""
         saved = self._run([f"{self.commands[version]}-save"])
         items: List[Item] = list(_rules(self.backend, version, saved))
-        if version is VERSIONS[0]:
-            items += _sets(self.backend, self._run(["ipset", "save"]))
         return state_of(items)
 
     def probe(self, version: IpVersion, check: bool) -> None:
         self._run([self.commands[version], "-w", "-t", "nat", "-S"])
-        self._run(["ipset", "--version"])
+        self.sets.probe(version, check)
 
     def wanted(self, nat: ServiceNat) -> State:
+        """The sets too."""
         items: List[Item] = []
-        for field, kind in SETS.items():
-            name = set_name(field, nat.version)
-            items.append(FilterObject(self.backend, _SETS_TABLE, f"set {name}", _definition(kind.type, nat.version)))
-            items += [FilterEntry(self.backend, _SETS_TABLE, name, entry) for entry in getattr(nat, field)]
         for chain, rules in _wanted_rules(nat).items():
             table, parents, _first = _CHAINS[chain]
             place = f"{nft_name(nat.version)} {table}"
             items.append(FilterObject(self.backend, place, f"chain {chain}"))
             items += [FilterRule(self.backend, place, chain, at, rule) for at, rule in enumerate(rules, 1)]
             items += [FilterRule(self.backend, place, parent, 1, f"{COMMENT} -j {chain}") for parent in parents]
-        return state_of(items)
+        return {**self.sets.wanted(nat), **state_of(items)}
 
     def write(self, table: str, have: State, want: State) -> None:
-        """Sets with what they gain come before the rules that look into them, what they lose goes afterwards."""
-        self._refuse_others(have, want)
-        gained = [item for key, item in want.items() if key not in have]
-        lost = [item for key, item in have.items() if key not in want]
-        self._restore_sets([*_creations(gained), *_entries("add", gained)])
         for version in VERSIONS:
             for name in ("nat", "filter"):
                 place = f"{nft_name(version)} {name}"
                 old, new = _in_table(have, place), _in_table(want, place)
                 if old != new:
                     self._restore_rules(version, name, old, new)
-        self._restore_sets([*_entries("del", lost), *_destructions(lost)])
-
-    def _refuse_others(self, have: State, want: State) -> None:
-        """ipset(8) turns no set into one of another type while a rule looks into it."""
-        for key, item in want.items():
-            found = have.get(key)
-            if isinstance(found, FilterObject) and found != item:
-                name = found.name[4:]
-                raise PrerequisiteError(f"{found}: a set of that name is there and is no set of ours; destroy {name}")
-
-    def _restore_sets(self, lines: List[str]) -> None:
-        if lines:
-            self._run(["ipset", "-exist", "restore"], "\n".join(lines) + "\n")
 
     def _restore_rules(self, version: IpVersion, table: str, old: State, new: State) -> None:
         """In one transaction. A jump that is there stays where it is; chains go after the jumps to them."""
@@ -109,21 +84,10 @@ class ServiceIptables:
     def _run(self, words: List[str], data: Any = None) -> str:
         status, output, error = self.runner(words, data)
         if status == 127:
-            package = "ipset" if words[0] == "ipset" else "iptables"
-            raise MissingError(f"command {words[0]} is missing (package {package})")
+            raise MissingError(f"command {words[0]} is missing (package iptables)")
         if status != 0:
-            if words[0] == "ipset" and "Kernel error" in error + output:
-                raise UnsupportedError(f"the kernel has no sets for ipset: {' '.join((error or output).split())}")
-            raise refused(" ".join(words[:2]), error or output)
+            raise refused(words[0], error or output)
         return output
-
-
-def set_name(field: str, version: IpVersion) -> str:
-    return f"FAIRLEAD{version.suffix}-{field.upper()}"
-
-
-def _definition(kind: str, version: IpVersion) -> str:
-    return f"{kind} family inet{version.suffix} maxelem {_MOST_ENTRIES}"
 
 
 def _wanted_rules(nat: ServiceNat) -> Dict[str, List[str]]:
@@ -160,7 +124,8 @@ def _wanted_rules(nat: ServiceNat) -> Dict[str, List[str]]:
 
 def _rules(backend: str, version: IpVersion, saved: str) -> Iterator[Item]:
     """Our chains and their rules, and the jumps to them, of what iptables-save prints."""
-    table, positions = "", {}  # type: Tuple[str, Dict[Tuple[str, str], int]]
+    table = ""
+    positions: Dict[Tuple[str, str], int] = {}
     for line in saved.splitlines():
         if line.startswith("*"):
             table = line[1:].strip()
@@ -172,35 +137,6 @@ def _rules(backend: str, version: IpVersion, saved: str) -> Iterator[Item]:
         if rule and (rule[1] in _CHAINS or rule[2].split(" ")[-1] in _CHAINS):
             at = positions[table, rule[1]] = positions.get((table, rule[1]), 0) + 1
             yield FilterRule(backend, place, rule[1], at, rule[2])
-
-
-def _sets(backend: str, saved: str) -> Iterator[Item]:
-    """Our sets and their entries, of what ipset save prints."""
-    names = {set_name(field, version): (field, version) for field in SETS for version in VERSIONS}
-    for line in saved.splitlines():
-        word, name, rest = line.split(" ", 2)
-        if name not in names:
-            continue
-        if word == "add":
-            yield FilterEntry(backend, _SETS_TABLE, name, rest)
-        else:
-            options = dict(zip(*[iter(rest.split()[1:])] * 2))
-            definition = f"{rest.split()[0]} family {options.get('family')} maxelem {options.get('maxelem')}"
-            yield FilterObject(backend, _SETS_TABLE, f"set {name}", definition)
-
-
-def _creations(items: Iterable[Item]) -> List[str]:
-    objects = [item for item in items if isinstance(item, FilterObject) and item.name.startswith("set ")]
-    return [f"create {item.name[4:]} {item.definition}" for item in objects]
-
-
-def _destructions(items: Iterable[Item]) -> List[str]:
-    objects = [item for item in items if isinstance(item, FilterObject) and item.name.startswith("set ")]
-    return [f"destroy {item.name[4:]}" for item in objects]
-
-
-def _entries(word: str, items: Iterable[Item]) -> List[str]:
-    return [f"{word} {item.set} {item.entry}" for item in items if isinstance(item, FilterEntry)]
 
 
 def _in_table(state: State, place: str) -> State:

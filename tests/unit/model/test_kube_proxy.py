@@ -37,7 +37,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.kube_proxy
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.kube_proxy_values import Duration, read_duration
 from tests.unit.model.test_kube_proxy_wrong import ROLE, SOUND, specified
 
-GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "kube_proxy"
+GOLDEN = Path(__file__).resolve().parents[2] / "fixtures" / "kube_proxy_configuration"
 KUBECONFIG = "/etc/fairlead/kube-proxy/kubeconfig"
 DUAL = {**SOUND, "cluster_pod_cidr6": "fd00:10:244::/56", "cluster_virtual_cidrs": ["198.18.0.0/24", "fd00:99::/112"]}
 # As many options as possible with another value than the default.

@@ -81,7 +81,7 @@ def slice_or_reason(one: KubernetesObject) -> Tuple[Optional[EndpointSlice], str
 
 def _slice(one: KubernetesObject, service: str, version: IpVersion) -> EndpointSlice:
     ports = tuple(map(_port, one.section.sections("ports", ())))
-    unique({f"{each.path}.name": each.name for each in ports}, "port name")
+    unique({f"{each.path}.name": repr(each.name) for each in ports}, "port name")
     found = one.section.entries("endpoints", ())
     endpoints = tuple(_usual(each, version) or _endpoint(Section(each, path), version) for path, each in found.items())
     return EndpointSlice(one.section.path, one.namespace, one.name, service, version, ports, endpoints)

@@ -135,12 +135,12 @@ def _cluster_ips(spec: Section) -> Dict[str, str]:
 
 def _check_families(spec: Section, addresses: List[str]) -> None:
     families = spec.entries("ipFamilies", ())
-    unique({path: str(family) for path, family in families.items()}, "family")
     for (path, family), position in zip(families.items(), range(len(families))):
         if not isinstance(family, str) or family not in FAMILIES:
             raise SpecError(path, f"must be one of {', '.join(FAMILIES)}, not {family!r}")
         if position < len(addresses) and version_of(addresses[position]).number != FAMILIES[family]:
             raise SpecError(path, f"cluster IP {addresses[position]} is no {family} address")
+    unique(families, "family")
     if spec.text("ipFamilyPolicy", "", FAMILY_POLICIES) == "RequireDualStack" and len(addresses) != 2:
         problem = "must have an IPv4 and an IPv6 address with ipFamilyPolicy RequireDualStack"
         raise SpecError(spec.at("clusterIPs"), problem)
@@ -151,7 +151,7 @@ def _ports(spec: Section, kind: str) -> Tuple[ServicePort, ...]:
     if not sections:
         raise SpecError(spec.at("ports"), "is required: a service without a port serves nothing")
     ports = tuple(_port(section, kind, len(sections) > 1) for section in sections)
-    unique({f"{each.path}.name": each.name for each in ports}, "port name")
+    unique({f"{each.path}.name": repr(each.name) for each in ports}, "port name")
     unique({f"{each.path}.port": f"{each.port}/{each.protocol}" for each in ports}, "port")
     given = {f"{each.path}.nodePort": f"{each.node_port}/{each.protocol}" for each in ports if each.node_port}
     unique(given, "node port")
