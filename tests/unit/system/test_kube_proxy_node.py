@@ -245,6 +245,7 @@ def test_absent_takes_all_of_ours(node: Node) -> None:
         (packed("kubernetes/server/bin/kube-proxy"), "holds no kube-proxy"),
         (packed("kubernetes/node/bin/../../kube-proxy"), "holds no kube-proxy"),
     ],
+    ids=["another program", "another directory", "a way out"],
 )
 def test_archive_without_the_program_is_refused(node: Node, archive: bytes, text: str) -> None:
     node.archive = archive
