@@ -97,10 +97,12 @@ class Node:
 
     def wait(self) -> None:
         """Raises ApplyError with the end of the log unless kube-proxy says that it works. 0 seconds: not asked."""
+        if not self.seconds:
+            return
         where = self.proxy["healthz_bind_address"]
         address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.address, where.address)
         url = f"http://{dataclasses.replace(where, address=address)}/livez"
-        problem = health.wait(url, self.seconds) if self.seconds else ""
+        problem = health.wait(url, self.seconds)
         if problem or not self.service.main_pid():
             _status, log, _error = self.runner(["journalctl", "--unit", UNIT, "--lines", "12", "--output", "cat"])
             server, name = self.proxy.values["cluster_api_server"], self.proxy["hostname_override"]

@@ -188,6 +188,12 @@ def test_first_start_that_fails_leaves_nothing(node: Node, failure: str) -> None
     assert node.kernel[-1] == kube_proxy_kernel.FILES
 
 
+def test_without_a_time_to_wait_nobody_is_asked(node: Node) -> None:
+    node.problem = "connection refused"
+    kube_proxy.present(node.document(wait=0), False, node.run, node.fetch)
+    assert node.shown["ActiveState"] == "active"
+
+
 def test_change_that_fails_runs_from_the_files_before_again(node: Node) -> None:
     node.present()
     before, mark = node.tree(), node.process
