@@ -32,6 +32,9 @@ UNIT, FILES = "/etc/systemd/system/kube-proxy.service", "/etc/fairlead/kube-prox
 FOREIGN = "198.18.7.1:80"
 
 
+FETCH = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
+
+
 class LabNamespace(Namespace):
     """The one that a lab has its LAN in. It is the lab's to make and to remove."""
 
@@ -77,11 +80,17 @@ class Site:
         self.shell(f"systemd-run -q --unit=t-web -p WorkingDirectory=/srv/t-web python3 -m http.server {PORT}")
         return self.shell("cat /etc/fairlead/pki/kubernetes-ca.crt")
 
-    def assert_serves(self) -> None:
-        """The service's own address from the node, and the node's port from outside."""
-        fetch = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
-        assert "answered" in self.cluster.run(NODE, "python3", "-c", fetch, f"http://{CLUSTER_IP}/")
-        assert "answered" in self.namespace.out(["python3", "-c", fetch, f"http://{self.address}:{NODE_PORT}/"])
+    def assert_serves(self, within: float = 90) -> None:
+        """The service's own address from the node, and the node's port from outside. kube-proxy says that it works a
+        moment before it has programmed everything."""
+        until = time.monotonic() + within
+        while True:
+            inside = self.cluster.run(NODE, "python3", "-c", FETCH, f"http://{CLUSTER_IP}/", expect=None)
+            outside = self.namespace.run(["python3", "-c", FETCH, f"http://{self.address}:{NODE_PORT}/"], check=False)
+            if "answered" in inside and "answered" in outside.stdout:
+                return
+            assert time.monotonic() < until, f"{inside}\n{outside.stdout}{outside.stderr}"
+            time.sleep(1)
 
     def state(self) -> str:
         return self.shell(f"sha256sum {UNIT} {FILES}/*; find /opt/kube-proxy; systemctl is-active kube-proxy")
@@ -147,6 +156,7 @@ def own_kernel(tmp_path_factory: pytest.TempPathFactory, programs: Programs) -> 
         # Its kernel has no nftables for what iptables does.
         for command in ("iptables", "ip6tables"):
             made.shell(f"update-alternatives --set {command} /usr/sbin/{command}-legacy")
+        made.cluster.run(NODE, "apt-get", "-qq", "-y", "install", "ipvsadm")
         made.shell(f"modprobe ip_vs; ipvsadm -A -t {FOREIGN} -s rr; ipvsadm -a -t {FOREIGN} -r 10.1.1.1:80 -m")
         made.shell("ipset create T-SET hash:ip; iptables -N KUBE-ROUTER-T; iptables -A KUBE-ROUTER-T -j RETURN")
         made.shell("iptables -t nat -A POSTROUTING -s 203.0.113.9 -j MASQUERADE")
