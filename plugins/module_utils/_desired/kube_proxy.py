@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 from typing import Any, List, Mapping, Optional, Tuple
@@ -102,13 +103,26 @@ class Node:
         where = self.proxy["healthz_bind_address"]
         address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.address, where.address)
         url = f"http://{dataclasses.replace(where, address=address)}/livez"
-        problem = health.wait(url, self.seconds)
+        problem = health.wait(url, self.seconds, self._unfinished)
         if problem or not self.service.main_pid():
             _status, log, _error = self.runner(["journalctl", "--unit", UNIT, "--lines", "12", "--output", "cat"])
             server, name = self.proxy.values["cluster_api_server"], self.proxy["hostname_override"]
             text = f"does not work after {self.seconds} seconds ({url}: {problem or 'answered by another process'})"
             hint = f"Is {server} there, and has it a Node {name or 'of this host'} with an address?"
             raise ApplyError(UNIT, f"{text}, so all is as before. {hint} The end of its log:\n{log.strip()}")
+
+    def _unfinished(self, text: str) -> str:
+        """It says that it is well from its start on, and of which IP versions it has programmed services. Older
+        releases, whose answer has no ``healthy``, say less."""
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            return "answers in no form that is known"
+        if not isinstance(answer, dict) or "healthy" not in answer:
+            return ""
+        wanted = ["IPv4", *(["IPv6"] if self.proxy.values["cluster_pod_cidr6"] else [])]
+        missing = [family for family in wanted if family not in (answer.get("status") or {})]
+        return f"has not programmed services of {' and '.join(missing)} yet" if missing else ""
 
     def refuse_foreign(self) -> None:
         problems = [f"{file.path} is there" for file in self.files if not is_ours(file.path, BANNER)]

@@ -57,7 +57,8 @@ class Node:
         monkeypatch.setattr(service, "_process", lambda pid: self.process if pid else None)
         monkeypatch.setattr(store, "DIRECTORY", str(root / "desired"))
         monkeypatch.setattr(kube_proxy_kernel, "converge", self.converge_kernel)
-        monkeypatch.setattr(health, "wait", lambda url, seconds: self.problem)
+        self.answer = '{"healthy": true, "status": {"IPv4": {}}}'
+        monkeypatch.setattr(health, "wait", lambda url, seconds, judge: self.problem or judge(self.answer))
 
     def converge_kernel(self, document: Any, check: bool, runner: Any) -> Outcome:
         if not check:
@@ -186,6 +187,25 @@ def test_first_start_that_fails_leaves_nothing(node: Node, failure: str) -> None
     assert {path: digest for path, digest in node.tree().items() if not path.startswith("desired")} == before
     assert node.shown["ActiveState"] == "inactive" and node.shown["UnitFileState"] != "enabled"
     assert node.kernel[-1] == kube_proxy_kernel.FILES
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ('{"healthy": true}', "has not programmed services of IPv4 and IPv6 yet"),
+        ('{"healthy": true, "status": {"IPv4": {}}}', "has not programmed services of IPv6 yet"),
+        ('{"healthy": true, "status": {"IPv4": {}, "IPv6": {}}}', ""),
+        ('{"lastUpdated": "2026-01-01T00:00:00Z"}', ""),
+        ("ok", "answers in no form that is known"),
+    ],
+)
+def test_it_works_once_it_has_programmed_services_of_all_ip_versions(node: Node, answer: str, problem: str) -> None:
+    node.answer = answer
+    if problem:
+        with pytest.raises(ApplyError, match=problem):
+            node.present(cluster_pod_cidr6="fd00::/56")
+    else:
+        assert node.present(cluster_pod_cidr6="fd00::/56").changed
 
 
 def test_without_a_time_to_wait_nobody_is_asked(node: Node) -> None:
