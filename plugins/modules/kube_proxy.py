@@ -117,6 +117,10 @@ operations:
   returned: success
   type: list
   elements: str
+left_out:
+  description: How many objects of which kind are not in which of the lists, which hold at most 100 of each kind.
+  returned: when there are more
+  type: dict
 """
 
 from typing import IO, Any, ContextManager, Dict
