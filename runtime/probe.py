@@ -43,7 +43,8 @@ MTU_HIGHEST = 65535
 # Datagrams may be lost without anything being wrong.
 _TRIES = 3
 # Seconds for an answer once small ones have come: where large packets vanish silently, each size costs two of these.
-_LARGE_TIMEOUT = 0.5
+# On a slow path, or to a busy machine, so many times as long as the small one took.
+_LARGE_TIMEOUT, _LARGE_ROUND_TRIPS = 0.5, 4
 _PARALLEL = 16
 
 
@@ -265,6 +266,7 @@ class Asker:
         self.sock = sock
         self.overhead = OVERHEAD[socket.AddressFamily(sock.family)]
         self.local_address: str = sock.getsockname()[0]
+        self.round_trip = 0.0
 
     def ask_small(self) -> Dict[str, Any]:
         answer = self.ask(REQUEST_LENGTH)
@@ -277,8 +279,10 @@ class Asker:
         for _try in range(tries):
             nonce = secrets.token_hex(_NONCE_LENGTH // 2)
             try:
+                started = time.monotonic()
                 self.sock.send((MAGIC + nonce.encode()).ljust(length, b"\0"))
                 answer = self._answer_to(nonce)
+                self.round_trip = max(self.round_trip, time.monotonic() - started)
             except OSError as error:
                 if error.errno == errno.EMSGSIZE:
                     return None
@@ -308,7 +312,8 @@ class Asker:
 
     def largest(self, full: int) -> Optional[int]:
         """Size of the largest packet that arrives unfragmented, at most ``full``."""
-        self.sock.settimeout(min(self.sock.gettimeout() or _LARGE_TIMEOUT, _LARGE_TIMEOUT))
+        enough = max(_LARGE_TIMEOUT, _LARGE_ROUND_TRIPS * self.round_trip)
+        self.sock.settimeout(min(self.sock.gettimeout() or enough, enough))
         if self._passes(full):
             return full
         low = max(MTU_LOWEST[socket.AddressFamily(self.sock.family)], REQUEST_LENGTH + self.overhead)

@@ -102,7 +102,7 @@ class Services:
         return ["ip", "netns", "exec", self.lab.netns, sys.executable, "-c", _CLIENT]
 
     def _on(self, node: str, pod: bool = False) -> list[str]:
-        inside = "ip netns exec fairlead-web " if pod else ""
+        inside = "ip netns exec web-example " if pod else ""
         return ["ssh", "-F", str(self.lab.dir / "ssh_config"), node, f"{inside}python3 -c '{_CLIENT}'"]
 
     @contextmanager

@@ -6,11 +6,8 @@ from __future__ import annotations
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.ipvs import (
     DIRECT,
+    FLAGS,
     LOCAL,
-    ONE_PACKET,
-    SCHEDULER_1,
-    SCHEDULER_2,
-    SCHEDULER_3,
     TUNNEL,
     RealServer,
     VirtualService,
@@ -46,13 +43,13 @@ SAVED = """\
 """.splitlines()
 FIRST, SIXTH = "tcp 10.96.0.1:443", "tcp [fd00::1]:443"
 SERVICES = (
-    VirtualService(FIRST, "mh", SCHEDULER_2, 10800, 32),
-    VirtualService("tcp 10.96.0.2:443", "mh", SCHEDULER_1 | SCHEDULER_2, 60, 24),
-    VirtualService("tcp 10.96.0.3:443", "sh", SCHEDULER_2),
-    VirtualService("tcp 10.96.0.4:443", "rr", SCHEDULER_1 | SCHEDULER_3),
-    VirtualService("udp 10.96.0.5:53", "wlc", ONE_PACKET),
-    VirtualService("udp 10.96.0.5:54", "wlc", ONE_PACKET, 5, 32),
-    VirtualService("udp 10.96.0.5:5060", "rr", ONE_PACKET, 60, 32, "sip"),
+    VirtualService(FIRST, "mh", FLAGS["port"], 10800, 32),
+    VirtualService("tcp 10.96.0.2:443", "mh", FLAGS["fallback"] | FLAGS["port"], 60, 24),
+    VirtualService("tcp 10.96.0.3:443", "sh", FLAGS["port"]),
+    VirtualService("tcp 10.96.0.4:443", "rr", FLAGS["fallback"] | FLAGS["flag-3"]),
+    VirtualService("udp 10.96.0.5:53", "wlc", FLAGS["one-packet"]),
+    VirtualService("udp 10.96.0.5:54", "wlc", FLAGS["one-packet"], 5, 32),
+    VirtualService("udp 10.96.0.5:5060", "rr", FLAGS["one-packet"], 60, 32, "sip"),
     VirtualService("sctp 10.96.0.6:9"),
     VirtualService(SIXTH, "rr", 0, 60, 128),
     VirtualService("tcp [fd00::2]:443", "rr", 0, 60, 64),

@@ -17,10 +17,11 @@ import pytest
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._pki import authority, certificates
 from lab import cache
+from tests.kernel.guest import PATIENCE
 from tests.kernel.namespaces import Namespace
 
 PACKAGES = ("etcd-server", "etcd-client")
-START_SECONDS = 30
+START_SECONDS = 30 * PATIENCE
 
 
 def programs() -> Path:
@@ -181,7 +182,7 @@ class Cluster:
             f"--cacert={self.pki / 'etcd-ca.crt'}",
             f"--cert={self.pki / 'etcd-client.crt'}",
             f"--key={self.pki / 'etcd-client.key'}",
-            "--command-timeout=3s",
+            f"--command-timeout={3 * PATIENCE}s",
             *([f"--user={self.user}"] if self.user else []),
             *arguments,
         ]

@@ -21,8 +21,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from lab import state
+
 #: Set in the guest, so that a test can tell that it must not start another one.
 INSIDE = "FAIRLEAD_TEST_GUEST"
+#: Times to wait for other programs are multiplied with it: an emulated machine takes longer for everything.
+PATIENCE = 5 if INSIDE in os.environ else 1
 MEMORY_MIB = 512
 # The kernel may begin its own words on the same line.
 _STATUS = re.compile(r"^guest: status (\d+)\b", re.MULTILINE)
@@ -34,6 +38,7 @@ mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 mkdir -p /run/tmp /run/netns
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/run TMPDIR=/run/tmp {inside}=1 PYTHONDONTWRITEBYTECODE=1
+export FAIRLEAD_CACHE={cache}
 read -r up idle < /proc/uptime
 echo "guest: up after $up s"
 ip link set lo up
@@ -62,6 +67,8 @@ def run_tests(
 ) -> str:
     """Run pytest with ``tests`` in a guest with kernel ``modules``; its output. Fails the test when they fail."""
     plain = ["-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-q", "-rs", "--color=no", "--basetemp=/run/pytest"]
+    # Files of tests that are done would fill the memory.
+    plain += ["-o", "tmp_path_retention_policy=failed"]
     return run_command(kernel, [sys.executable, "-m", "pytest", *plain, *tests], modules, directory, timeout)
 
 
@@ -70,7 +77,9 @@ def run_command(kernel: Kernel, command: Sequence[str], modules: Sequence[str], 
     available = kernel.modules()
     root = Path(__file__).resolve().parents[2]
     init = directory / "init"
-    words = {"inside": INSIDE, "root": root, "python": sys.executable, "directory": available}
+    words = {
+        "inside": INSIDE, "root": root, "python": sys.executable, "directory": available, "cache": state.CACHE,
+    }  # fmt: skip
     init.write_text(_INIT.format(**words, modules=" ".join(modules), command=shlex.join(command)))
     init.chmod(0o755)
     with _booted(kernel.command(init, directory)) as guest:

@@ -79,7 +79,11 @@ def converge(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 def check_every_position(
-    node: Namespace, converge: Callable[..., int], args: dict[str, Any], earlier: dict[str, Any] | None
+    node: Namespace,
+    converge: Callable[..., int],
+    args: dict[str, Any],
+    earlier: dict[str, Any] | None,
+    snapshot: Callable[[Namespace], dict[str, Any]] = snapshot,
 ) -> int:
     """Fail at each position in turn, then succeed; the number of positions."""
     before = snapshot(node)

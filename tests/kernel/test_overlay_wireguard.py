@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +327,29 @@ def test_declared_key_must_be_that_of_the_file(netns: Namespaces, apply: Apply, 
         apply(node, arguments)
     assert apply(node, arguments, check=True).changed
     assert snapshot(node) == before
+
+
+class Confined(Namespace):
+    """The same namespace, where commands run through another one."""
+
+    def __init__(self, node: Namespace, through: list[str]) -> None:
+        self.name, self._through = node.name, through
+
+    def command(self, command: str | Sequence[str]) -> list[str]:
+        words = command.split() if isinstance(command, str) else list(command)
+        return super().command([*self._through, *words])
+
+
+@pytest.mark.usefixtures("wireguard")
+def test_what_the_boot_unit_may_is_enough(netns: Namespaces, run_module: RunModule, keys: Keys, root_dir: Path) -> None:
+    """It may load modules and configure the network, and make no namespaces."""
+    node = lone_node(netns)
+    unit = (root_dir / "runtime/units/fairlead-restore.service").read_text()
+    (line,) = re.findall(r"^CapabilityBoundingSet=(.+)$", unit, re.MULTILINE)
+    kept = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in line.split())
+    confined = Confined(node, ["setpriv", f"--bounding-set=-all,{kept}", "--inh-caps=-all", "--no-new-privs"])
+    run_module(MODULE, keys.document(1, 2, psk=PSK), netns=confined)
+    assert set(peers_of(node)) == {keys.public(2)}
 
 
 @pytest.mark.usefixtures("wireguard")

@@ -46,6 +46,11 @@ class Flanneld:
         return self.directory / "subnet.env"
 
     @property
+    def wireguard_key(self) -> Path:
+        """It makes one where there is none. Nodes of these tests share /run, where it would be otherwise."""
+        return self.directory / "wgkey"
+
+    @property
     def log(self) -> Path:
         return self.directory / "flanneld.log"
 
@@ -64,6 +69,8 @@ class Flanneld:
         """Start it and wait for nothing."""
         tls = self.lan.etcd.tls
         command = [
+            "env",
+            f"WIREGUARD_KEY_FILE={self.wireguard_key}",
             str(self.program),
             f"-etcd-endpoints={','.join(self.lan.etcd.endpoints)}",
             f"-etcd-cafile={tls['ca_file']}",

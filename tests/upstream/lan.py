@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.kernel.etcd_server import Cluster
+from tests.kernel.guest import PATIENCE
 from tests.kernel.namespaces import Namespace, Namespaces
 
 PREFIX = "flu-"
 ETCD_ADDRESS = "192.0.2.100"
 BRIDGE_MAC = "02:00:00:00:00:64"
 KEYS = "/coreos.com/network"
-START_SECONDS = 60
+START_SECONDS = 60 * PATIENCE
 # Sysctls that are set before the interfaces come, which inherit them: no waiting for duplicate address detection.
 _SYSCTLS = {"ipv6/conf/all/accept_dad": 0, "ipv6/conf/default/accept_dad": 0}
 _FORWARDING = {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import kube_proxy
+from tests import kube_proxy_captures as captures
 from tests.kernel import inside
 from tests.kernel.namespaces import Namespace, Namespaces
 from tests.upstream import builds, capture, service_capture
@@ -44,7 +44,7 @@ def oracle(programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> Iter
 @pytest.mark.parametrize("name", service_capture.VARIANTS)
 def test_capture_is_made_again(name: str, oracle: Oracle) -> None:
     """What our model says of the same objects is in tests/unit/model/test_service_oracle.py."""
-    kept = kube_proxy.captures()[name]
+    kept = captures.stored()[name]
     variant = service_capture.VARIANTS[name]
     made = service_capture.document(variant, service_capture.recorded(kept), oracle)
     assert made["made_with"]["kubernetes"] == kept["made_with"]["kubernetes"], "run scripts/capture-kube-proxy"
@@ -57,13 +57,13 @@ def test_model_agrees_on_other_services(oracle: Oracle) -> None:
     chosen = drawn_cases({"ClusterIP": 6, "NodePort": 6, "LoadBalancer": 8}, SEED + 1)
     options = {"nodePortAddresses": ["10.244.0.0/16", "2001:db8::/32"]}
     shares = service_capture.shared_out(oracle.state_of(of_all(chosen), **options), chosen)
-    node = kube_proxy.node_of(NODE, options)
+    node = captures.node_of(NODE, options)
     for case in chosen:
-        assert kube_proxy.expected(case.objects, node) == shares[case.name], case
+        assert captures.expected(case.objects, node) == shares[case.name], case
 
 
 def test_every_file_has_its_variant() -> None:
-    assert sorted(kube_proxy.captures()) == sorted(service_capture.VARIANTS)
+    assert sorted(captures.stored()) == sorted(service_capture.VARIANTS)
 
 
 @pytest.fixture

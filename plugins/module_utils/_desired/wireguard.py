@@ -30,7 +30,7 @@ def private_key(overlay: Overlay, check: bool) -> Secret:
             "fairlead.cluster.flannel runs"
         )
     # Only where it is needed: start-up is part of what a run costs.
-    from .._netlink.wireguard import public_key_of
+    from .._pki.x25519 import public_key_of
 
     found = public_key_of(secret)
     for family in overlay.families:

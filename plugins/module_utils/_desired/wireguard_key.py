@@ -17,7 +17,8 @@ from .._model.item import State, state_of
 from .._model.secret import Secret
 from .._model.wireguard import KEY_LENGTH, clamped, shown
 from .._model.wireguard_key import MODE, WireguardKey
-from .._netlink.wireguard import public_key_of
+from .._netlink.wireguard import opened
+from .._pki.x25519 import public_key_of
 from .._plan.operation import ADD, DELETE, REPLACE, Operation
 from .._system.files import read_file, remove_file, write_file
 from .._system.lock import exclusive
@@ -39,8 +40,9 @@ def converge(path: str, present: bool, check: bool) -> Tuple[Outcome, Optional[s
     if check:
         outcome = engine_converge(adapter, lambda have: plan(have, path, present), True)
         if any(operation.action == ADD for operation in outcome.operations):
-            # As for a new key, and with the same error. Nothing is kept of this one.
-            public_key_of(_new_key())
+            # As for a new key, and with the same error.
+            with opened():
+                pass
     else:
         with exclusive(KIND):
             outcome = engine_converge(adapter, lambda have: plan(have, path, present), False)
@@ -68,10 +70,6 @@ def plan(have: State, path: str, present: bool) -> List[Operation]:
     assert isinstance(found, WireguardKey)
     want = dataclasses.replace(found, mode=MODE, owner="root")
     return [] if want == found else [Operation(REPLACE, want, found)]
-
-
-def _new_key() -> Secret:
-    return Secret(clamped(os.urandom(KEY_LENGTH)))
 
 
 class KeyAdapter:
@@ -102,7 +100,7 @@ class KeyAdapter:
             yield operation
 
     def _write(self, key: WireguardKey) -> None:
-        secret = key.private_key or _new_key()
+        secret = key.private_key or Secret(clamped(os.urandom(KEY_LENGTH)))
         # Asked before anything is written: without WireGuard in the kernel there is no use for a key.
-        public_key_of(secret)
-        write_file(File(key.path, shown(secret.value) + "\n", key.mode, key.owner))
+        with opened():
+            write_file(File(key.path, shown(secret.value) + "\n", key.mode, key.owner))

@@ -76,6 +76,7 @@ class _PeerFields(NamedTuple):
     keepalive: int = 0
     preshared_key: Secret = NO_SECRET
     roamed: str = ""
+    taken: Tuple[Tuple[str, str], ...] = ()
 
 
 class WireguardPeer(TupleItem, _PeerFields):
@@ -83,7 +84,8 @@ class WireguardPeer(TupleItem, _PeerFields):
     ``allowed_ips`` are networks in the order of ``canonical``; ``keepalive`` is in seconds, 0 for none.
 
     ``roamed`` is the endpoint that the kernel uses instead, "" for the declared one: it follows a peer whose packets
-    come from elsewhere, as behind address translation, and is right to.
+    come from elsewhere, as behind address translation, and is right to. ``taken`` has networks with the public keys of
+    the peers that lose them to this one, for an undo: a network is one peer's, and the kernel tells nobody of the move.
     """
 
     __slots__ = ()
@@ -98,7 +100,8 @@ class WireguardPeer(TupleItem, _PeerFields):
         return self[:6]
 
     def to_dict(self) -> Dict[str, Any]:
-        return {**super().to_dict(), "preshared_key": str(self.preshared_key)}
+        fields = {name: value for name, value in super().to_dict().items() if name != "taken"}
+        return {**fields, "preshared_key": str(self.preshared_key)}
 
     def __str__(self) -> str:
         words = [f"wireguard_peer {self.public_key} dev {self.device} endpoint {self.endpoint or 'none'}"]

@@ -4,14 +4,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
 import socket
 import struct
-import threading
 from base64 import b64decode
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from .._model.errors import PrerequisiteError
 from .._model.secret import NO_SECRET, Secret
@@ -26,6 +22,7 @@ from .._model.wireguard import (
     split_endpoint,
 )
 from .._plan.operation import DELETE, Operation
+from .._plan.wireguard import given_back
 from . import generic
 from .rtnetlink import CREATE, EXCLUSIVE, Message, RefusedError, Rtnetlink, attribute, attributes
 
@@ -34,7 +31,7 @@ _GET_DEVICE, _SET_DEVICE = 0, 1
 _IFNAME, _PRIVATE_KEY, _PUBLIC_KEY, _LISTEN_PORT, _FWMARK, _PEERS = 2, 3, 4, 6, 7, 8
 _PEER_KEY, _PRESHARED_KEY, _FLAGS, _ENDPOINT, _KEEPALIVE, _HANDSHAKE, _ALLOWED_IPS = 1, 2, 3, 4, 5, 6, 9
 _IP_FAMILY, _IP_ADDRESS, _IP_LENGTH = 1, 2, 3
-_REMOVE, _REPLACE_ALLOWED = 1, 2
+_REMOVE, _REPLACE_ALLOWED, _UPDATE_ONLY = 1, 2, 4
 _NO_KEY = bytes(KEY_LENGTH)
 # struct sockaddr_in and sockaddr_in6: the port is in network order.
 _IPV4, _IPV6 = struct.Struct("=H2s4s8x"), struct.Struct("=H2s4x16s4x")
@@ -45,9 +42,6 @@ FWMARK, QUEUE_LENGTH = "fwmark", "txqlen"
 _NEW_LINK = 16
 _LINK_HEADER = struct.Struct("=BxHiII")
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 4, 13, 18, 1
-# linux/sched.h
-_CLONE_NEWNET = 0x40000000
-_PROBE = "probe"
 
 
 class Found(NamedTuple):
@@ -105,8 +99,15 @@ class Wireguard:
         assert isinstance(peer, WireguardPeer) and (previous is None or isinstance(previous, WireguardPeer))
         values = _removal(peer) if operation.action == DELETE else _encode_peer(peer, previous)
         body = attribute(_IFNAME, peer.device.encode() + b"\0")
-        body += generic.nested(_PEERS, generic.nested(0, values))
+        others = (generic.nested(0, _gift(key, network)) for network, key in given_back(operation))
+        body += generic.nested(_PEERS, generic.nested(0, values) + b"".join(others))
         return self._family, 0, generic.head(_SET_DEVICE) + body
+
+
+def _gift(public_key: str, network: str) -> bytes:
+    """One more network for a peer that is there."""
+    values = attribute(_PEER_KEY, b64decode(public_key)) + attribute(_FLAGS, _NUMBER.pack(_UPDATE_ONLY))
+    return values + generic.nested(_ALLOWED_IPS, _encode_network(network))
 
 
 def _removal(peer: WireguardPeer) -> bytes:
@@ -199,31 +200,9 @@ def _decode_networks(value: bytes) -> Iterator[str]:
         yield f"{address}/{fields[_IP_LENGTH][0]}"
 
 
-def public_key_of(private: Secret) -> str:
-    """The public key that belongs to a private one, computed by the kernel: a device gets the key in a network
-    namespace that nobody sees and that is gone afterwards. Raises PrerequisiteError where the kernel cannot."""
-    answer: List[Union[str, Exception]] = []
-    # The namespace is the thread's alone, and ends with it.
-    thread = threading.Thread(target=_ask, args=(private, answer))
-    thread.start()
-    thread.join()
-    found = answer[0]
-    if isinstance(found, str):
-        return found
-    if isinstance(found, RefusedError) and found.code in (errno.EOPNOTSUPP, errno.ENOENT):
-        raise PrerequisiteError(NO_WIREGUARD) from found
-    raise PrerequisiteError(f"no public key without a network namespace of its own: {found}") from found
-
-
-def _ask(private: Secret, answer: List[Union[str, Exception]]) -> None:
+def opened() -> Wireguard:
+    """Where the kernel has it as a module, that is loaded. Raises PrerequisiteError where there is none."""
     try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.unshare(_CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        with Rtnetlink() as netlink:
-            add_link(netlink, _PROBE, 1280)
-        with Wireguard() as wireguard:
-            wireguard.configure(WireguardDevice(_PROBE, "", 0, 0, private_key=private))
-            answer.append(wireguard.read(_PROBE).public_key)
-    except Exception as error:
-        answer.append(error)
+        return Wireguard()
+    except RefusedError as error:
+        raise PrerequisiteError(NO_WIREGUARD) from error

@@ -8,15 +8,15 @@ import itertools
 import time
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from .._model.errors import PrerequisiteError, ReadError
+from .._model.errors import ReadError
 from .._model.item import Item, Key, State
-from .._model.wireguard import NO_WIREGUARD, WireguardDevice, WireguardPeer
+from .._model.wireguard import WireguardDevice, WireguardPeer
 from .._plan.operation import ADD, DELETE, Operation
 from . import links
 from .bulk import absent, apply_many, refusal
 from .busy_port import busy_port
 from .rtnetlink import RefusedError, Rtnetlink
-from .wireguard import FWMARK, KIND, QUEUE_LENGTH, Found, Wireguard, add_link
+from .wireguard import FWMARK, KIND, QUEUE_LENGTH, Found, Wireguard, add_link, opened
 
 # drivers/net/wireguard/messages.h REJECT_AFTER_TIME: for so long after a handshake packets are taken and sent.
 _SESSION_SECONDS = 180
@@ -53,8 +53,7 @@ class WireguardAdapter:
         return {operation.item.key: found.get(operation.item.key) for operation in operations}
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
-        wireguard = _opened()
-        with wireguard, Rtnetlink() as netlink:
+        with opened() as wireguard, Rtnetlink() as netlink:
             for many, run in itertools.groupby(operations, lambda operation: isinstance(operation.item, WireguardPeer)):
                 if many:
                     for operation in apply_many(wireguard.netlink, run, wireguard.message):
@@ -90,13 +89,6 @@ class WireguardAdapter:
         if declared == peer.endpoint or not in_touch:
             return peer
         return peer._replace(endpoint=declared, roamed=peer.endpoint)
-
-
-def _opened() -> Wireguard:
-    try:
-        return Wireguard()
-    except RefusedError as error:
-        raise PrerequisiteError(NO_WIREGUARD) from error
 
 
 def _decode(name: str, link: Any, found: Found) -> WireguardDevice:

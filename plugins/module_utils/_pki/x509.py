@@ -1,6 +1,7 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""The only place that imports ``cryptography``: keys, signing requests and certificates, in and out of PEM text.
+"""Keys, signing requests and certificates, in and out of PEM text. But for ``x25519``, nobody else imports
+``cryptography``.
 
 Keys are ECDSA on P-256. Subject and extensions of a certificate come from declared data; of a signing request only
 the key is used, after it has proved that its sender holds the private part.

@@ -9,7 +9,7 @@ from a plain one to one through a nexthop object and back. Removals come afterwa
 route first: what is no longer carried must not be routed either.
 
 A WireGuard device changes in place, its key too. A peer with a new key is added before the old one is removed: the
-kernel hands its subnet over in one step. Other peers are never named, so they lose nothing.
+kernel hands its subnet over in one step, and an undo hands it back. Other peers are never named, so they lose nothing.
 
 The same order makes a change of the way there, between a device of ours and the underlay (direct routing, another
 backend), one step for each peer: what carries the new way is there, then the route or its nexthop object is
@@ -41,8 +41,9 @@ from .._model.errors import PrerequisiteError
 from .._model.ip_version import IPV6, version_of
 from .._model.item import Item, Key, State, same, state_of
 from .._model.parse import Network
-from .._model.wireguard import WireguardDevice
+from .._model.wireguard import WireguardDevice, WireguardPeer
 from .operation import ADD, DELETE, REPLACE, Operation, outcome_of
+from .wireguard import taking
 
 _CONNECTED = (PROTOCOL_KERNEL, PROTOCOL_RA)
 _DEVICES = ("vxlan", "ipip", "wireguard")
@@ -92,6 +93,7 @@ def plan_overlay(have: State, wanted: Wanted) -> List[Operation]:
             if key in have:
                 _refuse_foreign(have, operation, wanted)
             steps[_step(operation)].append(operation)
+    steps[WireguardPeer.kind] = taking(steps[WireguardPeer.kind], have)
     others = list(left.values())
     _refuse_connected(others, wanted.items, ours)
     beside = [item for item in others if _is_beside(item, wanted.items)]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests import kube_proxy
+from tests import kube_proxy_captures as captures
 
-CAPTURES = kube_proxy.captures()
+CAPTURES = captures.stored()
 NAMED = [(name, case["name"]) for name, capture in CAPTURES.items() for case in capture["cases"]]
 PARTS = ("ipvs", "addresses", "ipsets")
 
@@ -21,28 +21,28 @@ PARTS = ("ipvs", "addresses", "ipsets")
 def test_case(variant: str, name: str) -> None:
     capture = CAPTURES[variant]
     case = next(each for each in capture["cases"] if each["name"] == name)
-    node = kube_proxy.node_of(capture["node"], capture["options"])
-    assert kube_proxy.expected(case["objects"], node) == {part: case[part] for part in PARTS}
+    node = captures.node_of(capture["node"], capture["options"])
+    assert captures.expected(case["objects"], node) == {part: case[part] for part in PARTS}
 
 
 @pytest.mark.parametrize("variant", CAPTURES)
 def test_all_at_once(variant: str) -> None:
     """No case takes anything from another one."""
     capture = CAPTURES[variant]
-    node = kube_proxy.node_of(capture["node"], capture["options"])
+    node = captures.node_of(capture["node"], capture["options"])
     objects = [made for case in capture["cases"] for made in case["objects"]]
-    assert kube_proxy.expected(objects, node) == {part: _joined(capture, part) for part in PARTS}
-    assert kube_proxy.not_from_node(objects, node) == kube_proxy.refused(capture)
+    assert captures.expected(objects, node) == {part: _joined(capture, part) for part in PARTS}
+    assert captures.not_from_node(objects, node) == captures.refused(capture)
 
 
 @pytest.mark.parametrize("variant", CAPTURES)
 def test_sets_have_kube_proxys_names_and_types(variant: str) -> None:
     capture = CAPTURES[variant]
     own = {
-        kube_proxy.kube_proxy_name(name, version): form.type
-        for name, form in kube_proxy.FORMS.items()
+        captures.kube_proxy_name(name, version): form.type
+        for name, form in captures.FORMS.items()
         if form.kube_proxy
-        for version in kube_proxy.VERSIONS
+        for version in captures.VERSIONS
     }
     assert own == {name: entry["type"] for name, entry in capture["sets"].items()}
 

@@ -20,7 +20,7 @@ from ansible_collections.fairlead.cluster.plugins.plugin_utils import runtime_tr
 from ansible_collections.fairlead.cluster.plugins.plugin_utils.runtime_tree import RuntimeTreeError, Tree, build
 
 # What a node over a slow link should not have to wait for.
-ARCHIVE_LIMIT = 600_000
+ARCHIVE_LIMIT = 750_000
 
 
 def isolated(directory: Path, code: str) -> str:

@@ -22,7 +22,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.service_se
 )
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.service_table import ServiceTable, service_table
 
-__all__ = ["FORMS", "VERSIONS", "captures", "expected", "kube_proxy_name", "node_of", "not_from_node", "refused"]
+__all__ = ["FORMS", "VERSIONS", "expected", "kube_proxy_name", "node_of", "not_from_node", "refused", "stored"]
 
 FIXTURES = Path(__file__).resolve().parent / "fixtures" / "kube_proxy"
 _ZONE = "topology.kubernetes.io/zone"
@@ -31,7 +31,7 @@ _NOT_FROM_NODE = re.compile(r"--vproto (\d+) --vaddr (\S+) --vport (\d+) ")
 _PROTOCOLS = {"6": "tcp", "17": "udp", "132": "sctp"}
 
 
-def captures() -> dict[str, dict[str, Any]]:
+def stored() -> dict[str, dict[str, Any]]:
     """All of them, by name."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FIXTURES.glob("*.json"))}
 
