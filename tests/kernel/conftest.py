@@ -17,6 +17,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._desired import s
 from ansible_collections.fairlead.cluster.plugins.module_utils._system import lock
 from tests.kernel import guest
 from tests.kernel.namespaces import Namespace, Namespaces, remove_abandoned, run_process
+from tests.kernel.packet_filters import FILTERS, MULTI, lacking, make_default
 
 MODULES = "ansible_collections.fairlead.cluster.plugins.modules"
 HERE = Path(__file__).resolve().parent
@@ -114,3 +115,16 @@ def ipvs() -> None:
     if not Path("/proc/net/ip_vs").exists():
         assert guest.INSIDE not in os.environ, "the guest has no IPVS either"
         pytest.skip("this kernel has no IPVS; the test runs in a guest that has it")
+
+
+@pytest.fixture(params=FILTERS)
+def way(request: pytest.FixtureRequest, netns: Namespaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Each way to the packet filter that this kernel has; of iptables, the command is of that kind."""
+    name: str = request.param
+    reason = lacking(netns("can"), name)
+    if reason:
+        pytest.skip(f"{reason}; the test runs in a guest that has it")
+    if name in MULTI:
+        make_default(tmp_path / "bin", name)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return name

@@ -31,12 +31,14 @@ MEMORY_MIB = 512
 # The kernel may begin its own words on the same line.
 _STATUS = re.compile(r"^guest: status (\d+)\b", re.MULTILINE)
 
-# Writable places are in memory. The first process must not end, and the files may be gone before all power is off.
+# Writable places are in memory. The first process must not end, and the files may be gone before all power is off. A
+# kernel's own /dev has no name for standard input, by which nft reads it.
 _INIT = """#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 mkdir -p /run/tmp /run/netns
+[ -L /dev/stdin ] || ln -s /proc/self/fd/0 /dev/stdin
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/run TMPDIR=/run/tmp {inside}=1 PYTHONDONTWRITEBYTECODE=1
 export FAIRLEAD_CACHE={cache}
 read -r up idle < /proc/uptime

@@ -98,6 +98,12 @@ EXPECTED: dict[str, dict[str, str]] = {
         "kube_proxy_tcp_keepalive_time": "7200 seconds are not less than the 900",
         "hosts.w1.kube_proxy_log_verbosity": "must be a whole number, not 'high'",
     },
+    "27_services": {
+        "services_scheduler": "must be one of rr, wrr, lc",
+        "services_drain_seconds": "must be 0 to 3600, not 86400",
+        "services_files": "must be a list, not",
+        "services_masqerade_all": "did you mean services_masquerade_all?",
+    },
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple, Union
 
 from .._engine import Adapter, Combined, Outcome, together
 from .._engine import converge as engine_converge
-from .._model.cluster_service import DEVICE, ClusterServices, made_by, parse_cluster_services
+from .._model.cluster_service import DEVICE, ClusterServices, addresses_of, made_by, parse_cluster_services
 from .._model.errors import FairleadError, PrerequisiteError
 from .._model.filter_items import FilterEntry, FilterObject, FilterRule
 from .._model.item import State
@@ -31,6 +31,8 @@ from .virtual_services import has_ipvs, load_modules, wanted_services
 
 KIND = "cluster_service"
 ABSENT = "absent"
+# What a remembered document has beside the declaration.
+_REMEMBERED = ("made", "addresses")
 _FILTER = (FilterObject.kind, FilterRule.kind, FilterEntry.kind)
 _IPVS = ("virtual_service", "real_server", "ipvs_timeouts", "dummy", "address")
 Way = Union[ServiceNftables, ServiceIptables]
@@ -48,12 +50,18 @@ class Run:
 
     def __init__(self, document: Mapping[str, Any], check: bool, runner: Runner) -> None:
         self.absent = document.get("state") == ABSENT
-        self.content = {key: value for key, value in document.items() if key not in ("state", "made")}
+        self.content = {key: value for key, value in document.items() if key not in ("state", *_REMEMBERED)}
+        # Of a remembered document. At boot not all of them may be there yet, and later others come with the first pod.
+        self.addresses = addresses_of(document) if "addresses" in document else None
         self.check = check
         self.runner = runner
         self.saved = _saved()
         self.wanted = self._parsed()
-        self.made = sorted(each.service for each in self.wanted.declared.services)
+        self.remembered = {
+            **self.content,
+            "made": sorted(each.service for each in self.wanted.declared.services),
+            "addresses": list(self.wanted.addresses),
+        }
 
     @property
     def skipped(self) -> Tuple[Skipped, ...]:
@@ -73,13 +81,14 @@ class Run:
 
     def kept(self) -> Optional[Dict[str, Any]]:
         """The document to remember, None for nothing."""
-        return None if self.absent else {**self.content, "made": self.made}
+        return None if self.absent else self.remembered
 
     def _parsed(self) -> ClusterServices:
-        """Addresses are asked for as they are: node ports are at all of them."""
+        """Addresses are asked for as they are, where they are not remembered: node ports are at all of them."""
         if self.absent:
             return parse_cluster_services(_NOTHING, [])
-        return parse_cluster_services(self.content, sorted(elsewhere([DEVICE])))
+        own = sorted(elsewhere([DEVICE])) if self.addresses is None else self.addresses
+        return parse_cluster_services(self.content, own)
 
     def _without_ipvs(self) -> Outcome:
         """Nothing can be there that the kernel does not know of."""
@@ -90,7 +99,8 @@ class Run:
         return together(modules, Outcome({}, {each.item.key: each.item for each in operations}, operations))
 
     def _services(self) -> Wanted:
-        return wanted_services(self.wanted.declared, OVERRIDDEN, self._earlier(), [DEVICE])
+        own = frozenset(self.wanted.addresses)
+        return wanted_services(self.wanted.declared, OVERRIDDEN, self._earlier(), [DEVICE], own)
 
     def _earlier(self) -> FrozenSet[str]:
         documents = [*([self.saved] if self.saved else []), *store.unfinished(KIND)]
@@ -133,7 +143,7 @@ class Run:
         raise PrerequisiteError(f"no way to the packet filter works for services: {'; '.join(problems)}")
 
     def _around(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self.absent else store.noted(KIND, {**self.content, "made": self.made})
+        return contextlib.nullcontext() if self.absent else store.noted(KIND, self.remembered)
 
 
 class _Plan:

@@ -37,27 +37,34 @@ def load_modules(declared: Declared, check: bool, runner: Runner) -> Outcome:
     return engine_converge(ModuleAdapter(names, runner), lambda have: difference(have, {**have, **want}), check)
 
 
-def wanted_services(declared: Declared, state: str, earlier: FrozenSet[str], devices: Sequence[str]) -> Wanted:
-    """``earlier`` are names of services that earlier runs made, ``devices`` the dummy devices of theirs and ours."""
+def wanted_services(
+    declared: Declared,
+    state: str,
+    earlier: FrozenSet[str],
+    devices: Sequence[str],
+    own: FrozenSet[str] = frozenset(),
+) -> Wanted:
+    """``earlier`` are names of services that earlier runs made, ``devices`` the dummy devices of theirs and ours.
+    Addresses of ``own`` are the node's, which other devices have, or will have when the node is up."""
     items: State = {("virtual_service", each.service): each for each in declared.services}
     items.update((("real_server", each.service, each.address), each) for each in declared.servers)
     if state != DELETED:
-        items.update(state_of(_on_the_device(declared, devices)))
+        items.update(state_of(_on_the_device(declared, devices, own)))
         if declared.timeouts is not None:
             items[declared.timeouts.key] = declared.timeouts
     return Wanted(items, state, declared.scope, earlier, declared.device, declared.drain > 0)
 
 
-def _on_the_device(declared: Declared, devices: Iterable[str]) -> List[Item]:
+def _on_the_device(declared: Declared, devices: Iterable[str], own: FrozenSet[str]) -> List[Item]:
     """The dummy device with those addresses that no other interface has."""
     device = declared.device
     addresses = service_addresses(declared.services) if device else []
     if not addresses:
         return []
-    others = elsewhere(devices)
+    others = elsewhere(devices) | own
     hosts = [(each, each.partition("/")[0]) for each in addresses]
-    own = [address_of_device(device, each) for each, host in hosts if host not in others and not is_loopback(host)]
-    return [DummyDevice(device), *own] if own else []
+    ours = [address_of_device(device, each) for each, host in hosts if host not in others and not is_loopback(host)]
+    return [DummyDevice(device), *ours] if ours else []
 
 
 def _require(names: Sequence[str], declared: Declared) -> None:

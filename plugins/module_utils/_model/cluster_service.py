@@ -9,7 +9,8 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from .errors import SpecError
 from .ip_version import VERSIONS, IpVersion
-from .ipvs_service import DRAIN_SECONDS, Declared
+from .ipvs import service_parts
+from .ipvs_service import DRAIN_SECONDS, LONGEST_DRAIN, Declared
 from .kubernetes.documents import Skipped
 from .kubernetes.manifests import of_list
 from .masquerade import AUTO, BACKENDS
@@ -35,13 +36,14 @@ _NODE = (
 
 @dataclasses.dataclass(frozen=True)
 class ClusterServices:
-    """``backend`` is that of the rules; ``made`` are the names of virtual services that the document's own run made,
-    known of documents that the node remembers."""
+    """``backend`` is that of the rules. ``addresses`` are those of the node's own that make a difference: with these
+    alone, the same declaration leads to the same."""
 
     declared: Declared
     nat: Tuple[ServiceNat, ...]
     skipped: Tuple[Skipped, ...]
     backend: str = AUTO
+    addresses: Tuple[str, ...] = ()
 
 
 def parse_cluster_services(data: Mapping[str, Any], addresses: Sequence[str]) -> ClusterServices:
@@ -49,7 +51,7 @@ def parse_cluster_services(data: Mapping[str, Any], addresses: Sequence[str]) ->
     section = Section(data)
     objects = section.list("objects", [])
     backend = section.text("backend", AUTO, BACKENDS)
-    drain = section.integer("drain_seconds", 0, 3600, DRAIN_SECONDS)
+    drain = section.integer("drain_seconds", 0, LONGEST_DRAIN, DRAIN_SECONDS)
     given = section.section("node")
     fields: Dict[str, Any] = {name: given.get(name) for name in _NODE if given.get(name, None) is not None}
     given.finish()
@@ -58,7 +60,8 @@ def parse_cluster_services(data: Mapping[str, Any], addresses: Sequence[str]) ->
     table = service_table(of_list(objects, "objects"), node)
     declared = Declared(table.services, table.servers, device=DEVICE, drain=drain)
     nat = tuple(nat_of(table, node, version) for version in _versions(node.versions, declared))
-    return ClusterServices(declared, nat, table.skipped, backend)
+    served = {service_parts(each.service).address for each in table.services} | set(node.primary.values())
+    return ClusterServices(declared, nat, table.skipped, backend, tuple(each for each in addresses if each in served))
 
 
 def _versions(allowed: Sequence[IpVersion], declared: Declared) -> List[IpVersion]:
@@ -69,7 +72,16 @@ def _versions(allowed: Sequence[IpVersion], declared: Declared) -> List[IpVersio
 
 def made_by(document: Mapping[str, Any]) -> List[str]:
     """Names of the virtual services that a remembered document led to."""
-    made = document.get("made", [])
-    if not isinstance(made, list) or not all(isinstance(each, str) for each in made):
-        raise SpecError("made", "must be a list of names")
-    return made
+    return _texts(document, "made")
+
+
+def addresses_of(document: Mapping[str, Any]) -> List[str]:
+    """The node's own addresses that a remembered document was about."""
+    return _texts(document, "addresses")
+
+
+def _texts(document: Mapping[str, Any], name: str) -> List[str]:
+    texts = document.get(name, [])
+    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+        raise SpecError(name, "must be a list of texts")
+    return texts

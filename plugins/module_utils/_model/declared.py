@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .backend import VNI_LIMIT
 from .errors import SpecError
+from .ipvs_service import LONGEST_DRAIN
 from .lease import SHORTEST_TTL
 from .parse import Section
 
@@ -27,6 +28,7 @@ RANGES: Mapping[str, Tuple[int, int, Optional[int]]] = {
     "_port6": (1, 65535, None),
     "_keepalive": (0, 65535, None),
     "_lease_ttl": (SHORTEST_TTL, 2**31, 0),  # 0: no end
+    "_drain_seconds": (0, LONGEST_DRAIN, None),
     "_mtu": (576, 65535, 0),  # RFC 791: what every IPv4 host must accept; 0 stands for "take the interface's"
 }
 

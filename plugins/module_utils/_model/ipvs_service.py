@@ -47,7 +47,7 @@ LONGEST = 31 * 86400
 HEAVIEST = 65535
 # Thresholds are numbers of 32 bits.
 MOST_CONNECTIONS = 2**31 - 1
-DRAIN_SECONDS = 30
+DRAIN_SECONDS, LONGEST_DRAIN = 30, 3600
 _PORTS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _MARKS = re.compile(r"(\d{1,10})(?:-(\d{1,10}))?")
 _DECLARED_FORWARDING = tuple(name for name in FORWARDING if name not in (LOCAL, BYPASS))
@@ -119,7 +119,7 @@ def parse_services(data: Mapping[str, Any]) -> Declared:
         Scope(tuple(map(_parse_area, section.sections("scope", [])))),
         device,
         _parse_timeouts(section),
-        section.integer("drain_seconds", 0, 3600, DRAIN_SECONDS),
+        section.integer("drain_seconds", 0, LONGEST_DRAIN, DRAIN_SECONDS),
     )
     section.finish()
     return declared

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from typing import FrozenSet, Tuple
+from typing import Dict, FrozenSet, List, Tuple, Union
 
 from .ip_version import IpVersion
 from .ipvs import PROTOCOLS, service_parts
@@ -107,7 +107,7 @@ def nat_of(table: ServiceTable, node: ServiceNode, version: IpVersion) -> Servic
         addresses=virtual,
         known=frozenset(entry_of(each.protocol, address, each.port) for address, each in places if address in virtual),
         guarded=entries(LOAD_BALANCER_RESTRICTED),
-        allowed=entries(LOAD_BALANCER_SOURCES, LOAD_BALANCER_OWN_SOURCE),
+        allowed=_allowed(table, version),
         masquerade_all=node.masquerade_all,
     )
 
@@ -121,3 +121,18 @@ def _node_ports(table: ServiceTable, node: ServiceNode, version: IpVersion) -> E
         ports = {int(entry[-1]) for entry in table.sets[name][version] if entry not in local}
         found |= {entry_of(protocol, each, port) for each in node.node_port_addresses[version] for port in ports}
     return frozenset(found)
+
+
+def _allowed(table: ServiceTable, version: IpVersion) -> Entries:
+    """No network is within another one, which nftables would refuse; one of one address is written as the address, as
+    both filters do."""
+    networks: Dict[Tuple[Union[str, int], ...], List[Network]] = {}
+    for name in (LOAD_BALANCER_SOURCES, LOAD_BALANCER_OWN_SOURCE):
+        for *place, source in table.sets[name][version]:
+            networks.setdefault(tuple(place), []).append(ipaddress.ip_network(source))
+    return frozenset(
+        entry_text((*place, str(network[0]) if network.num_addresses == 1 else str(network)))
+        for place, found in networks.items()
+        # All are of this IP version.
+        for network in ipaddress.collapse_addresses(found)  # type: ignore[type-var]
+    )

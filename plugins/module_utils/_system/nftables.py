@@ -12,6 +12,7 @@ from .._model.filter_items import FilterObject, FilterRule, nft_name, version_of
 from .._model.ip_version import VERSIONS, IpVersion
 from .._model.item import Item, State, state_of
 from .._model.masquerade import MASQUERADE, Match, Rule, Rules
+from .nft_text import rule_text
 from .packet_filter import FORWARD_COMMENT, MASQUERADE_COMMENT, MissingError, base_of, refused
 from .runner import Runner
 
@@ -19,9 +20,6 @@ BACKEND, TABLE = "nftables", "fairlead"
 # nft(8), table 7: srcnat is 100, filter is 0.
 _POSTROUTING = {"name": "postrouting", "type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"}
 _FORWARD = {"name": "forward", "type": "filter", "hook": "forward", "prio": 0, "policy": "accept"}
-_FIELDS = {"saddr", "daddr"}
-# Length of an address by the name of its IP version.
-_LENGTHS = {nft_name(version): version.bits for version in VERSIONS}
 
 
 class Nftables:
@@ -168,7 +166,7 @@ def items_of(name: str, entries: Iterable[Mapping[str, Any]]) -> List[Item]:
             if what == "rule":
                 chain = data["chain"]
                 positions[chain] = positions.get(chain, 0) + 1
-                items.append(FilterRule(BACKEND, table, chain, positions[chain], _text(data), source))
+                items.append(FilterRule(BACKEND, table, chain, positions[chain], rule_text(data), source))
             else:
                 items.append(_object(table, what, data, source))
     return items
@@ -215,46 +213,3 @@ def _match(operator: str, left: Any, right: Any) -> Dict[str, Any]:
 
 def _verdict(verdict: str) -> Dict[str, Any]:
     return {verdict: {"flags": "fully-random"} if verdict == MASQUERADE else None}
-
-
-def _text(rule: Mapping[str, Any]) -> str:
-    """A rule as nft would print it, as far as it consists of what ours consist of; anything else as JSON."""
-    comment = f' comment "{rule["comment"]}"' if "comment" in rule else ""
-    return " ".join(_expression_text(expression) for expression in rule.get("expr", [])) + comment
-
-
-def _expression_text(expression: Mapping[str, Any]) -> str:
-    (name, content), *more = expression.items()
-    if not more and name == "match":
-        return _match_text(content) or json.dumps(expression, sort_keys=True)
-    if not more and content is None:
-        return name
-    if not more and isinstance(content, dict) and list(content) == ["flags"]:
-        flags = content["flags"]
-        return f"{name} {flags if isinstance(flags, str) else ','.join(map(str, flags))}"
-    return json.dumps(expression, sort_keys=True)
-
-
-def _match_text(match: Mapping[str, Any]) -> str:
-    left, right, operator = match.get("left"), match.get("right"), match.get("op")
-    if not isinstance(left, dict) or len(left) != 1:
-        return ""
-    negation = {"==": "", "!=": "!= "}.get(str(operator))
-    payload = left.get("payload")
-    if negation is not None and isinstance(payload, dict) and payload.get("protocol") in _LENGTHS:
-        protocol, field = payload["protocol"], payload.get("field")
-        network = _network_text(right, _LENGTHS[protocol])
-        return f"{protocol} {field} {negation}{network}" if field in _FIELDS and network else ""
-    masked = left.get("&")
-    if operator != "==" or not isinstance(right, int) or not isinstance(masked, list) or len(masked) != 2:
-        return ""
-    of_mark = masked[0] == {"meta": {"key": "mark"}} and isinstance(masked[1], int)
-    return f"meta mark & {masked[1]:#x} == {right:#x}" if of_mark else ""
-
-
-def _network_text(value: Any, length: int) -> str:
-    """nft leaves the length out where it is that of an address."""
-    if isinstance(value, str):
-        return f"{value}/{length}"
-    prefix = value.get("prefix") if isinstance(value, dict) else None
-    return f"{prefix['addr']}/{prefix['len']}" if isinstance(prefix, dict) else ""

@@ -17,8 +17,10 @@ from .nftables import BACKEND, Nftables, items_of, of_version, replacement
 TABLE = "fairlead-services"
 COMMENT = "fairlead services"
 # nft(8), table 7: mangle is -150, srcnat 100. IPVS takes packets of this node at -99 (ip_vs_core.c).
-_MARKING = {"name": "prerouting", "type": "filter", "hook": "prerouting", "prio": -150, "policy": "accept"}
-_MARKING_OWN = {"name": "marking", "type": "filter", "hook": "output", "prio": -150, "policy": "accept"}
+# Chains of type nat see the first packet of a connection alone. That one loses its mark where its source is rewritten;
+# later ones would keep it, which are new as well until the first answer comes.
+_MARKING = {"name": "prerouting", "type": "nat", "hook": "prerouting", "prio": -150, "policy": "accept"}
+_MARKING_OWN = {"name": "marking", "type": "nat", "hook": "output", "prio": -150, "policy": "accept"}
 _POSTROUTING = {"name": "postrouting", "type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"}
 _INPUT = {"name": "input", "type": "filter", "hook": "input", "prio": 0, "policy": "accept"}
 _OUTPUT = {"name": "output", "type": "filter", "hook": "output", "prio": 0, "policy": "accept"}
@@ -92,14 +94,13 @@ def _form(name: str, version: IpVersion) -> Dict[str, Any]:
 
 def _marking_rules(nat: ServiceNat) -> List[List[_Expression]]:
     source, place = _payload(nft_name(nat.version), "saddr"), _place(nat.version)
-    new = _match("in", {"ct": {"key": "state"}}, "new")
     mark = {"mangle": {"key": _mark(), "value": {"|": [_mark(), MARK]}}}
     pods = () if nat.masquerade_all else nat.pods
     return [
-        [new, _in(place, "outside"), mark],
-        [new, _in([source], "addresses"), mark],
+        [_in(place, "outside"), mark],
+        [_in([source], "addresses"), mark],
         *([_match("==", source, _prefix(str(network))), {"return": None}] for network in pods),
-        [new, _in(place, "cluster"), mark],
+        [_in(place, "cluster"), mark],
     ]
 
 

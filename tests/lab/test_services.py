@@ -1,0 +1,162 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Services on the nodes of a lab, by playbooks alone: made, repeated, used, drained and taken off again.
+
+The tests share one lab and run in the order of the file. Kernels of its nodes have IPVS, and no nftables with NAT.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pytest
+
+from lab import state
+from tests.lab.cluster import TOP, Cluster
+from tests.lab.test_site import dump
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+EXAMPLES = TOP / "examples/services"
+NODES = ("cp1", "w1")
+#: Addresses of cp1 to nodes and to its pod, and of the lab's gateway, which is outside of the cluster.
+CP1, OUTSIDE = "192.0.2.11", "192.0.2.1"
+CLUSTER_IP, CLUSTER_IP6, EXTERNAL_IP, BALANCER = "10.96.0.80", "[fd00:10:96::80]", "198.51.100.80", "203.0.113.80"
+NODE_PORT, LOCAL_NODE_PORT = 30080, 30081
+# Asks each URL COUNT times, with 0 until standard input ends, and prints the first line of each answer, or what went
+# wrong. Python is on every node, curl is not.
+CLIENT = """
+import select, sys, urllib.request
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+for url, count in zip(sys.argv[1::2], map(int, sys.argv[2::2])):
+    asked = 0
+    while asked < count or count == 0 and not select.select([sys.stdin], [], [], 0.02)[0]:
+        asked += 1
+        try:
+            print(url, opener.open(url, timeout=10).read().decode().split(chr(10))[0], flush=True)
+        except OSError as error:
+            print(url, 'FAILED', error, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    directory = tmp_path_factory.mktemp("services")
+    with Cluster("test-services", directory, "tests/inventories/services", kind="uml") as lab:
+        yield lab
+
+
+def test_services_are_made_once(cluster: Cluster) -> None:
+    found = {node: everything(cluster, node) for node in NODES}
+    (cluster.directory / "found.json").write_text(json.dumps(found))
+    cluster.playbook("site")
+    pods(cluster, "present")
+    made = services(cluster)
+    assert all(made.hosts[node]["changed"] for node in NODES)
+    assert services(cluster).total("changed") == 0
+    for node in NODES:
+        table = cluster.run(node, "cat", "/proc/net/ip_vs")
+        # 10.96.0.80:80, and cp1's node port 30080.
+        assert "TCP  0A600050:0050 rr" in table
+        assert ("TCP  C000020B:7580 rr" in table) == (node == "cp1")
+
+
+def test_pods_nodes_and_outsiders_are_answered_by_all_endpoints(cluster: Cluster) -> None:
+    cluster_ips = [f"http://{each}/" for each in (CLUSTER_IP, CLUSTER_IP6)]
+    outside = [f"http://{CP1}:{NODE_PORT}/", f"http://{EXTERNAL_IP}/", f"http://{BALANCER}/"]
+    command = ["ip", "-n", state.load(cluster.name).netns, "route", "replace"]
+    for address in (EXTERNAL_IP, BALANCER):
+        subprocess.run([*command, f"{address}/32", "via", CP1], check=True)
+    answered = ask(on(cluster, "cp1", pod=True), cluster_ips)
+    answered.update(ask(on(cluster, "w1"), [*cluster_ips, outside[0]]))
+    answered.update({f"outside {url}": answers for url, answers in ask(outsider(cluster), outside).items()})
+    for url, answers in answered.items():
+        assert sorted(answer.split(" ")[0] for answer in answers) == ["cp1", "cp1", "w1", "w1"], (url, answers)
+
+
+def test_with_policy_local_endpoints_of_the_node_see_the_client(cluster: Cluster) -> None:
+    url = f"http://{CP1}:{LOCAL_NODE_PORT}/"
+    assert ask(outsider(cluster), [url])[url] == [f"cp1 {OUTSIDE}"] * 4
+
+
+def test_an_endpoint_is_drained_without_a_failed_request(cluster: Cluster) -> None:
+    """Downloads last through the run that takes their endpoint away, and new requests go elsewhere."""
+    url = f"http://{CP1}:{NODE_PORT}/"
+    commands = [[*outsider(cluster), f"{url}download?30", "1"] for _download in range(4)]
+    downloads = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    load = subprocess.Popen([*outsider(cluster), url, "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert load.stdout is not None and url in load.stdout.readline()
+        services(cluster, without="w1")
+        during = load.communicate(timeout=60)[0].splitlines()
+        ended = [download.communicate(timeout=90)[0] for download in downloads]
+    finally:
+        for process in (load, *downloads):
+            process.kill()
+            process.communicate()
+    assert len(during) > 10 and not [line for line in during if "FAILED" in line]
+    assert {line.split(" ")[1] for line in ended} == {"cp1", "w1"}
+    assert {answer.split(" ")[0] for answer in ask(outsider(cluster), [url])[url]} == {"cp1"}
+
+
+def test_reset_leaves_the_nodes_as_found(cluster: Cluster) -> None:
+    pods(cluster, "absent")
+    cluster.playbook("reset", "-e", "reset_confirmed=true")
+    found = json.loads((cluster.directory / "found.json").read_text())
+    for node in NODES:
+        assert everything(cluster, node) == found[node], node
+
+
+def pods(cluster: Cluster, wanted: str) -> None:
+    variables = {"pods_file": str(cluster.directory / "pods.json"), "pods_state": wanted}
+    cluster.playbook("../examples/services/pods", "-e", json.dumps(variables))
+
+
+def services(cluster: Cluster, without: str = "") -> Any:
+    """``without`` is a node whose pod is to be no endpoint any more."""
+    listed = json.loads((cluster.directory / "pods.json").read_text())
+    template = jinja2.Template((EXAMPLES / "endpoints.yml.j2").read_text())
+    endpoints = cluster.directory / "endpoints.yml"
+    endpoints.write_text(template.render(pods=[pod for pod in listed if pod["node"] != without]))
+    variables = {"services_files": [str(EXAMPLES / "web.yml"), str(endpoints)], "services_drain_seconds": 60}
+    return cluster.playbook("services", "-e", json.dumps(variables))
+
+
+def on(cluster: Cluster, node: str, pod: bool = False) -> list[str]:
+    inside = ["ip", "netns", "exec", "web-example"] if pod else []
+    config = str(Path(TOP, "build/lab", cluster.name, "ssh_config"))
+    # Ansible's connection, which it may be closing, is not shared.
+    return ["ssh", "-F", config, "-o", "ControlPath=none", node, *map(shlex.quote, [*inside, "python3", "-c", CLIENT])]
+
+
+def outsider(cluster: Cluster) -> list[str]:
+    return ["ip", "netns", "exec", state.load(cluster.name).netns, sys.executable, "-c", CLIENT]
+
+
+def ask(command: list[str], urls: list[str], times: int = 4) -> dict[str, list[str]]:
+    """Answers "POD CLIENT" of each URL."""
+    words = [word for url in urls for word in (url, str(times))]
+    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, f"{command[0]}: {done.returncode} {done.stderr}"
+    answers: dict[str, list[str]] = {url: [] for url in urls}
+    for line in done.stdout.splitlines():
+        url, _space, answer = line.partition(" ")
+        answers[url].append(answer)
+    return answers
+
+
+def everything(cluster: Cluster, node: str) -> dict[str, Any]:
+    """What there is on a node, with all that services are made of."""
+    script = (
+        "cat /proc/net/ip_vs /proc/net/ip_vs_conn 2>/dev/null | tail -n +4 | grep -v '^Pro';"
+        " ipset save 2>/dev/null; for save in iptables-legacy-save ip6tables-legacy-save; do"
+        " $save 2>/dev/null | grep -v -e '^[#*:]' -e COMMIT; done; true"
+    )
+    return {**dump(cluster, node), "services": cluster.run(node, "sh", "-c", script).splitlines()}
