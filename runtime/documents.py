@@ -14,7 +14,15 @@ from .._model.errors import PrerequisiteError
 from . import runner
 
 # What others rest on comes first; kinds not named here follow by name.
-ORDER = ("kernel_settings", "overlay_network", "masquerade", "cluster_service", "ipvs_service")
+ORDER = (
+    "kernel_settings",
+    "services_kernel",
+    "kube_proxy_kernel",
+    "overlay_network",
+    "masquerade",
+    "cluster_service",
+    "ipvs_service",
+)
 # Leases live in etcd, not on the node: command ``renew`` keeps them.
 NOT_OF_THIS_NODE = ("overlay_lease",)
 

@@ -187,6 +187,11 @@ def _read_again(adapter: Adapter, operations: Sequence[Operation]) -> Optional[P
     return read_again(operations) if read_again is not None else None
 
 
+def take_back(adapter: Adapter, outcome: Outcome, cause: BaseException) -> None:
+    """Undo a run that had come to its end, because of what failed after it. Raises UndoError, naming what is left."""
+    _undo(adapter, outcome.operations, cause)
+
+
 def _undo(adapter: Adapter, done: List[Operation], cause: BaseException) -> None:
     left = [operation.inverse() for operation in reversed(done)]
     failures: List[str] = []

@@ -56,6 +56,13 @@ options:
     description: File with the values from before the first change.
     type: path
     default: /var/lib/fairlead/found/sysctls.json
+  purpose:
+    description:
+      - Under which name the node remembers the settings. Each purpose has settings of its own, which need files of
+        their own too.
+    type: str
+    choices: [node, services]
+    default: node
   state:
     description: With V(absent) the three files are removed and all sysctls get the values from before.
     type: str
@@ -119,7 +126,7 @@ from ..module_utils._desired.kernel_settings import converge
 from ..module_utils._engine import together
 from ..module_utils._system.runner import module_runner
 
-KIND = "kernel_settings"
+KINDS = {"node": "kernel_settings", "services": "services_kernel"}
 DECLARED = {
     "modules": {"type": "list", "elements": "str", "default": []},
     "sysctls": {"type": "dict", "default": {}},
@@ -130,7 +137,10 @@ FILES = {
     "sysctl_file": {"type": "path", "default": "/etc/sysctl.d/90-fairlead.conf"},
     "found_file": {"type": "path", "default": "/var/lib/fairlead/found/sysctls.json"},
 }
-STATE = {"state": {"type": "str", "choices": ["present", "absent"], "default": "present"}}
+STATE = {
+    "purpose": {"type": "str", "choices": ["node", "services"], "default": "node"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+}
 
 
 def body(module: AnsibleModule) -> Dict[str, Any]:
@@ -138,7 +148,8 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
     names = [*FILES, *(DECLARED if wanted else ())]
     document = {name: module.params[name] for name in names}
     outcome = converge(document, module.check_mode, module_runner(module))
-    remember = store.save(KIND, document, module.check_mode) if wanted else store.forget(KIND, module.check_mode)
+    kind = KINDS[module.params["purpose"]]
+    remember = store.save(kind, document, module.check_mode) if wanted else store.forget(kind, module.check_mode)
     return result_of(module, together(outcome, remember), "kernel settings")
 
 

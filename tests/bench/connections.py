@@ -37,14 +37,14 @@ with socket.create_server(("{SERVER}", {PORT}), backlog=128) as listening:
 
 
 @contextmanager
-def server() -> Iterator[None]:
-    """A server in a namespace beside this one, and here the address of the service in front of it."""
+def server(node: Namespace) -> Iterator[None]:
+    """A server in a namespace beside the node, which has the address of the service in front of it."""
     beside = Namespace("server")
     try:
-        _run(f"ip link add bench type veth peer name eth0 netns {beside.name}")
-        _run(f"ip address add {NODE}/24 dev bench")
-        _run("ip link set bench up")
-        _run(f"ip address add {ADDRESS}/32 dev lo")
+        node.run(f"ip link add bench type veth peer name eth0 netns {beside.name}")
+        node.run(f"ip address add {NODE}/24 dev bench")
+        node.run("ip link set bench up")
+        node.run(f"ip address add {ADDRESS}/32 dev lo")
         beside.run(f"ip address add {SERVER}/24 dev eth0")
         beside.run("ip link set eth0 up")
         beside.run(f"ip route add default via {NODE}")
@@ -53,15 +53,8 @@ def server() -> Iterator[None]:
         yield
     finally:
         beside.remove()
-        subprocess.run(["ip", "link", "delete", "bench"], check=False, stderr=subprocess.DEVNULL)
-        subprocess.run(["ip", "address", "delete", f"{ADDRESS}/32", "dev", "lo"], check=False)
 
 
-def seconds_of_one(address: str, port: int) -> float:
+def seconds_of_one(node: Namespace, address: str, port: int) -> float:
     """Of one connection, on average."""
-    command = [sys.executable, "-c", _CLIENT, address, str(port), str(CONNECTIONS)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
-def _run(command: str) -> None:
-    subprocess.run(command.split(), check=True)
+    return float(node.out([sys.executable, "-c", _CLIENT, address, str(port), str(CONNECTIONS)]))

@@ -22,6 +22,8 @@ Times are medians of alternating runs, in User-mode Linux where the kernel has n
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
 import statistics
 import sys
@@ -51,6 +53,8 @@ from tests.bench.processes import run
 from tests.bench.records import Record
 from tests.kernel import guest
 from tests.kernel.guest_uml import UserModeLinux
+from tests.kernel.namespaces import Namespace
+from tests.kernel.test_overlay_undo import inside
 
 TOP = Path(__file__).resolve().parents[2]
 SERVICES = (1000, 10000)
@@ -106,48 +110,69 @@ class Engine:
 
 
 def measured(numbers: Sequence[int], runs: int) -> Iterator[Record]:
-    """To be run in a namespace of its own."""
     with tempfile.TemporaryDirectory() as directory:
         ours = Installed(Path(directory))
         for number in numbers:
-            yield from _programming(number, runs, ours, Path(directory))
+            yield from _programming(number, runs, ours)
     for number in (1, *numbers[-1:]):
         yield _connecting(number, runs)
 
 
-def _programming(number: int, runs: int, ours: Installed, directory: Path) -> Iterator[Record]:
-    times: dict[tuple[str, str], list[float]] = {}
-    operations, peaks = dict.fromkeys(CASES, 0), dict.fromkeys(CASES, 0.0)
-    declared, changed = table(number), table(number, changed=True)
-    lines = "\n".join([*ipvsadm_lines(declared.services, declared.servers), ""])
+def _programming(number: int, runs: int, ours: Installed) -> Iterator[Record]:
+    found = {case: _Times() for case in CASES}
+    wanted = {"program": table(number), "noop": table(number), "change_one": table(number, changed=True)}
     for _run in range(runs):
-        for case in CASES:
-            wanted = changed if case == "change_one" else declared
-            if case == "program":
-                run(["ipvsadm", "-C"])
-                times.setdefault((case, "kernel"), []).append(Engine(wanted).kernel())
-                run(["ipvsadm", "-C"])
-            seconds, operations[case] = Engine(wanted).converge()
-            times.setdefault((case, "engine"), []).append(seconds)
-        for case in CASES:
-            if case == "program":
-                run(["ipvsadm", "-C"])
-            ours.save("ipvs_service", described(changed if case == "change_one" else declared))
-            done = run(ours.restore())
-            times.setdefault((case, "ours"), []).append(done.seconds)
-            peaks[case] = max(peaks[case], done.peak_mib)
-        run(["ipvsadm", "-C"])
-        for case, command, data in _reference(declared, changed, lines):
-            times.setdefault((case, "reference"), []).append(run(command, data).seconds)
-        run(["ipvsadm", "-C"])
-    objects = len(declared.services) + len(declared.servers)
-    for case in CASES:
-        middle = {what: statistics.median(times[case, what]) for what in ("engine", "ours", "reference")}
-        kernel = statistics.median(times[case, "kernel"]) if case == "program" else None
-        yield _record(case, number, objects, middle, kernel, operations[case], peaks[case])
+        with _fresh() as node, inside(node):
+            found["program"].kernel.append(Engine(wanted["program"]).kernel())
+        with _fresh() as node, inside(node):
+            for case in CASES:
+                seconds, found[case].operations = Engine(wanted[case]).converge()
+                found[case].engine.append(seconds)
+        with _fresh() as node:
+            for case, declared in wanted.items():
+                ours.save("ipvs_service", described(declared))
+                done = run(node.command(ours.restore()))
+                found[case].ours.append(done.seconds)
+                found[case].peak = max(found[case].peak, done.peak_mib)
+        with _fresh() as node:
+            for case, command, data in _reference(wanted["program"], wanted["change_one"]):
+                found[case].reference.append(run(node.command(command), data).seconds)
+    objects = number * (1 + SERVERS)
+    for case, times in found.items():
+        yield times.record(case, number, objects)
 
 
-def _reference(declared: Declared, changed: Declared, lines: str) -> Iterator[tuple[str, list[str], str]]:
+@contextlib.contextmanager
+def _fresh() -> Iterator[Namespace]:
+    """A namespace of its own for each contender: the kernel keeps servers that were removed for two minutes and looks
+    through all of them for each that is added (ip_vs_trash_get_dest in ip_vs_ctl.c)."""
+    node = Namespace("bench")
+    try:
+        yield node
+    finally:
+        node.remove()
+
+
+@dataclasses.dataclass
+class _Times:
+    """Seconds of each run of a case."""
+
+    engine: list[float] = dataclasses.field(default_factory=list)
+    ours: list[float] = dataclasses.field(default_factory=list)
+    reference: list[float] = dataclasses.field(default_factory=list)
+    kernel: list[float] = dataclasses.field(default_factory=list)
+    operations: int = 0
+    peak: float = 0.0
+
+    def record(self, case: str, number: int, objects: int) -> Record:
+        middle = {name: statistics.median(getattr(self, name)) for name in ("engine", "ours", "reference")}
+        kernel = statistics.median(self.kernel) if self.kernel else None
+        return _record(case, number, objects, middle, kernel, self.operations, self.peak)
+
+
+def _reference(declared: Declared, changed: Declared) -> Iterator[tuple[str, list[str], str]]:
+    """Case, command, and what it reads."""
+    lines = "\n".join([*ipvsadm_lines(declared.services, declared.servers), ""])
     server = next(one for one, other in zip(changed.servers, declared.servers, strict=True) if one != other)
     place = server.service.partition(" ")[2]
     yield "program", ["ipvsadm", "--restore"], lines
@@ -162,12 +187,12 @@ def _connecting(number: int, runs: int) -> Record:
     behind = RealServer(service.service, f"{SERVER}:{PORT}")
     declared = Declared((*others.services, service), (*others.servers, behind), device="")
     through, direct = [], []
-    with server():
-        Engine(declared).converge()
+    with _fresh() as node, server(node):
+        with inside(node):
+            Engine(declared).converge()
         for _run in range(runs):
-            direct.append(seconds_of_one(SERVER, PORT))
-            through.append(seconds_of_one(ADDRESS, SERVICE_PORT))
-        run(["ipvsadm", "-C"])
+            direct.append(seconds_of_one(node, SERVER, PORT))
+            through.append(seconds_of_one(node, ADDRESS, SERVICE_PORT))
     middle = {"ours": statistics.median(through), "reference": statistics.median(direct)}
     return _record("connect", number, len(declared.services) + len(declared.servers), middle, None, 0, 0.0)
 

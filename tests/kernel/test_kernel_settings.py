@@ -158,6 +158,15 @@ def test_state_is_remembered_for_boot_and_forgotten(node: Node, state_dir: Path)
     assert not saved.exists()
 
 
+def test_each_purpose_is_remembered_by_itself(node: Node, state_dir: Path) -> None:
+    """The settings of services made the node's own ones be forgotten."""
+    node.run(sysctls={FORWARD: 1})
+    node.run(purpose="services", sysctls={}, **{name: f"{path}-services" for name, path in node.paths.items()})
+    saved = {path.stem for path in (state_dir / node.netns.name).glob("*.json")}
+    assert saved == {"kernel_settings", "services_kernel"}
+    assert json.loads((state_dir / node.netns.name / "kernel_settings.json").read_text())["sysctls"] == {FORWARD: 1}
+
+
 def test_found_values_that_cannot_be_read_are_not_thrown_away(node: Node) -> None:
     node.paths["found_file"].write_text("{")
     result = node.run(sysctls={FORWARD: 1}, fails=True)

@@ -85,7 +85,20 @@ EXPECTED: dict[str, dict[str, str]] = {
         "flannel_wireguard_psk": "must be the same on all nodes, and is 'sha256:4bb06f8e4e3a' on cp1; 'sha256:",
         "flannel_wireguard_listen_port6": "must not be 51820, which is the port of the other device",
     },
-    "26_services": {
+    "26_kube_proxy": {
+        "cluster_api_server": "is not set, and cluster_kube_proxy is true",
+        "cluster_virtual_cidrs[1]": "10.100.0.0/24 overlaps cluster_service_cidr 10.96.0.0/12",
+        "kube_proxy_archive_sha256": "has no SHA-256 for amd64",
+        "kube_proxy_bind_adress": "did you mean kube_proxy_bind_address?",
+        "kube_proxy_iptables_masquerade_bit": "must be 0 to 31, not 32",
+        "kube_proxy_ipvs_scheduler": "must be one of rr, wrr, lc",
+        "kube_proxy_ipvs_sync_period": "must be a duration like 30s or 1h30m, not 30 (int)",
+        "kube_proxy_metrics_bind_address": "cannot be listened on beside kube_proxy_healthz_bind_address",
+        "kube_proxy_mode": "it was removed in 1.43; use nftables",
+        "kube_proxy_tcp_keepalive_time": "7200 seconds are not less than the 900",
+        "hosts.w1.kube_proxy_log_verbosity": "must be a whole number, not 'high'",
+    },
+    "27_services": {
         "services_scheduler": "must be one of rr, wrr, lc",
         "services_drain_seconds": "must be 0 to 3600, not 86400",
         "services_files": "must be a list, not",

@@ -52,9 +52,9 @@ class Run:
         self.state = state
         self.check = check
         self.runner = runner
-        # In canonical form, so that the same declaration written otherwise is the same.
-        self.content = described(self.declared)
         self.saved = _saved()
+        # In canonical form, so that the same declaration written otherwise is the same. What is saved is in it.
+        self.content = self.saved if self.saved == content else described(self.declared)
         documents = [*([self.saved] if self.saved else []), *store.unfinished(KIND)]
         # What is as declared needs not be read again: at boot that is all of it.
         self.earlier = [_parsed(each) for each in documents if each != self.content]

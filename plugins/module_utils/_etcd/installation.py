@@ -10,20 +10,31 @@ from __future__ import annotations
 import dataclasses
 import os
 import pwd
-import re
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from .._engine import Adapter, Combined, Outcome, together
 from .._engine import converge as engine_converge
 from .._model.errors import ApplyError, FairleadError, PrerequisiteError, SpecError
-from .._model.etcd import BANNER, DATA_DIR, ENVIRONMENT_FILE, FOREIGN, OUTDATED, UNIT, EtcdRelease, EtcdService
+from .._model.etcd import (
+    BANNER,
+    DATA_DIR,
+    ENVIRONMENT_FILE,
+    FOREIGN,
+    OUTDATED,
+    PRODUCT,
+    UNIT,
+    EtcdRelease,
+    EtcdService,
+)
 from .._model.files import File, parse_files
 from .._model.item import Item, state_of
 from .._model.parse import Section
+from .._model.release import parse_release
 from .._plan.operation import Operation, difference
+from .._system import releases
 from .._system.files import FileAdapter, make_directories
 from .._system.runner import Runner
-from . import memory, release
+from . import memory
 from .member import describe_foreign_data
 from .service import EtcdServiceAdapter, is_ours, unit_path
 
@@ -64,7 +75,7 @@ class _Files(FileAdapter):
             yield from super().apply([operation])
 
 
-def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: release.Fetch) -> Installed:
+def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: releases.Fetch) -> Installed:
     """Programs, then the files that lead to them; all or nothing.
 
     Raises ForeignError, or PrerequisiteError for a program that is not there, with nothing done.
@@ -77,9 +88,9 @@ def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: rel
     wanted: List[Item] = list(files)
     adapters: Dict[str, Adapter] = {File.kind: _Files(file.path for file in files)}
     if document.get("release"):
-        item, url = _parse_release(section)
-        directory = os.path.dirname(item.path)
-        adapters[EtcdRelease.kind] = release.ReleaseAdapter(directory, [item.path], runner, fetch, url)
+        directory = section.text("release_directory", RELEASES)
+        item, url = parse_release(section, PRODUCT, directory)
+        adapters[EtcdRelease.kind] = releases.ReleaseAdapter(PRODUCT, directory, [item.path], runner, fetch, url)
         wanted.append(item)
     want, ranks = state_of(wanted), {EtcdRelease.kind: 0, File.kind: 1}
     return Installed(engine_converge(Combined(adapters), lambda have: difference(have, want, ranks), check), False)
@@ -92,10 +103,10 @@ def absent(document: Mapping[str, Any], check: bool, runner: Runner) -> Uninstal
     left = [path for path in paths if not is_ours(path)]
     directory = section.text("release_directory", RELEASES)
     files = FileAdapter(path for path in paths if path not in left)
-    releases = release.ReleaseAdapter(directory, release.releases(directory), runner)
-    outcomes = [engine_converge(adapter, lambda have: difference(have, {}), check) for adapter in (files, releases)]
+    unpacked = releases.ReleaseAdapter(PRODUCT, directory, releases.releases(directory), runner)
+    outcomes = [engine_converge(adapter, lambda have: difference(have, {}), check) for adapter in (files, unpacked)]
     if not check:
-        release.remove_unfinished(directory)
+        releases.remove_unfinished(directory)
         _reload(section.text("unit", UNIT), runner)
     return Uninstalled(together(*outcomes), left)
 
@@ -106,19 +117,6 @@ def _parse_own_files(document: Mapping[str, Any]) -> List[File]:
         if BANNER not in file.content:
             raise SpecError(f"files[{index}].content", f"must hold {BANNER!r}, by which it is known to be ours later")
     return files
-
-
-def _parse_release(section: Section) -> Tuple[EtcdRelease, str]:
-    """Shape: ``release: {version, url, sha256}``; gives the release and its URL."""
-    entry = section.section("release")
-    version, url, sha256 = entry.text("version"), entry.text("url"), entry.text("sha256")
-    entry.finish()
-    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z.+~-]*", version):
-        raise SpecError("release.version", f"must be a version like 3.6.14, not {version!r}")
-    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
-        raise SpecError("release.sha256", f"must be the SHA-256 of {url}, 64 hexadecimal digits, not {sha256!r}")
-    directory = section.text("release_directory", RELEASES)
-    return EtcdRelease(os.path.join(directory, f"{version}-{sha256[:12]}"), sha256), url
 
 
 def _refuse_foreign(section: Section, unit: str, files: Sequence[File], runner: Runner) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .backend import HOST_GW, IPIP, VXLAN, WIREGUARD
 from .cluster_ipv6 import ERROR, POD_CIDR6, PUBLIC_ADDRESS6, SUBNET6_VARIABLES, WARNING, Found, check_ipv6, is_given
+from .cluster_kube_proxy import check_kube_proxy
 from .cluster_wireguard import PRESHARED_KEY, check_wireguard, without_secrets
 from .declared import (
     Problem,
@@ -129,7 +130,7 @@ def check_cluster(declaration: Mapping[str, Any]) -> Report:
     """
     cluster, errors = _parse(Section(declaration))
     warnings: List[Problem] = []
-    for check in (_groups, _names, _addresses, _shared_values, _unknown_names, _networks, _etcd_prefix, *_OVERLAY):
+    for check in (*_CHECKS, *_OVERLAY, *_SERVICES):
         for fatal, problem in check(cluster):
             (errors if fatal else warnings).append(problem)
     errors += wrong_values(cluster.settings)
@@ -398,7 +399,13 @@ def _wireguard(cluster: Cluster) -> Found:
     return check_wireguard(cluster.settings, cluster.backend)
 
 
+def _kube_proxy(cluster: Cluster) -> Found:
+    return check_kube_proxy(cluster.settings, cluster.group(NODES))
+
+
+_CHECKS = (_groups, _names, _addresses, _shared_values, _unknown_names, _networks, _etcd_prefix)
 _OVERLAY = (_backend_options, _underlay_rules, _ipv6, _wireguard)
+_SERVICES = (_kube_proxy,)
 
 
 def _number_or_text(value: Any) -> Any:

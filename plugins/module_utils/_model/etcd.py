@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Dict, Hashable, List, Mapping, Optional, Tuple
 from .errors import SpecError
 from .item import BaseItem
 from .parse import Section, unique
+from .release import Product, Release
 
 DEFAULT_TIMEOUT = 5
 CLIENT_PORT, PEER_PORT = 2379, 2380
@@ -167,23 +168,21 @@ class EtcdData(BaseItem):
 
 
 @dataclasses.dataclass(frozen=True)
-class EtcdRelease(BaseItem):
-    """Programs from a release archive in a directory of their own.
-
-    ``sha256`` is that of the archive; ``intact``: whether the programs are what the archive held.
-    """
+class EtcdRelease(Release):
+    """A release of etcd."""
 
     kind: ClassVar[str] = "etcd_release"
-    path: str
-    sha256: str
-    intact: bool = True
 
-    @property
-    def identity(self) -> Tuple[Hashable, ...]:
-        return (self.path,)
 
-    def __str__(self) -> str:
-        return f"etcd_release {self.path} from archive sha256 {self.sha256[:12]}{'' if self.intact else ', damaged'}"
+PRODUCT = Product(
+    item=EtcdRelease,
+    role="etcd",
+    directory=(None,),
+    needed=("etcd", "etcdctl"),
+    programs=("etcd", "etcdctl", "etcdutl"),
+    trial=("etcdctl", "version"),
+    example="3.6.14",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -123,6 +123,12 @@ def remove_file(path: str) -> None:
         os.unlink(path)
 
 
+def remove_directory(path: str) -> None:
+    """Remove a directory that is there and empty."""
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
 def _user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.fairlead.cluster.plugins.module_utils._etcd import installation, release, service
+from ansible_collections.fairlead.cluster.plugins.module_utils._etcd import installation, service
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import (
     ApplyError,
     PrerequisiteError,
@@ -23,6 +23,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors imp
     SpecError,
 )
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.etcd import BANNER
+from ansible_collections.fairlead.cluster.plugins.module_utils._system import releases
 from tests.unit.etcd.member_node import Node
 
 PROGRAMS = {"top/etcd": b"#!etcd", "top/etcdctl": b"#!etcdctl", "top/README.md": b"text", "top/doc/etcd": b"no"}
@@ -200,7 +201,7 @@ def test_damaged_release_is_replaced(site: Site) -> None:
     program.write_bytes(b"#!damaged")
     assert site.present(release=site.release).outcome.changed
     assert program.read_bytes() == b"#!etcd"
-    assert not release.unfinished(str(site.releases))
+    assert not releases.unfinished(str(site.releases))
 
 
 def test_what_an_interrupted_run_has_left_goes_with_the_next(site: Site) -> None:

@@ -1,9 +1,9 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""Releases of etcd's authors, each unpacked to a directory of its own that nothing touches once it is complete.
+"""Releases of programs, each unpacked to a directory of its own that nothing touches once it is complete.
 
 A directory of ours holds a mark with the archive's checksum and those of the programs. It is made under another name,
-complete and on the disk, and then renamed, so that a member never finds half of a program.
+complete and on the disk, and then renamed, so that a service never finds half of a program.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ import tempfile
 from typing import IO, Any, Callable, ContextManager, Dict, Iterable, Iterator, List, Optional, Sequence
 
 from .._model.errors import ApplyError, ReadError
-from .._model.etcd import EtcdRelease
 from .._model.item import State, state_of
+from .._model.release import Product, Release
 from .._plan.operation import DELETE, Operation
-from .._system.files import make_directories
-from .._system.runner import Runner
+from .files import make_directories
+from .runner import Runner
 
 MARK = ".fairlead.json"
 # Of directories that are being made, or being removed.
 UNFINISHED = ".fairlead-"
-NEEDED = ("etcd", "etcdctl")
-PROGRAMS = (*NEEDED, "etcdutl")
 _CHUNK = 1 << 20
 
 # Opens a URL for reading; any exception is a reason that is shown to the user.
@@ -39,19 +37,26 @@ class ReleaseAdapter:
     """Speaks for the given directories inside of ``directory``; ``url`` is where new ones come from."""
 
     def __init__(
-        self, directory: str, paths: Iterable[str], runner: Runner, fetch: Optional[Fetch] = None, url: str = ""
+        self,
+        product: Product,
+        directory: str,
+        paths: Iterable[str],
+        runner: Runner,
+        fetch: Optional[Fetch] = None,
+        url: str = "",
     ) -> None:
+        self.product = product
         self.directory, self.paths, self.runner = directory, sorted(paths), runner
         self.fetch, self.url = fetch, url
 
     def read(self) -> State:
-        found = (_read(path) for path in self.paths)
+        found = (_read(path, self.product) for path in self.paths)
         return state_of(release for release in found if release is not None)
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
         for operation in operations:
             release = operation.item
-            assert isinstance(release, EtcdRelease)
+            assert isinstance(release, Release)
             try:
                 if operation.action == DELETE:
                     self._remove(release.path)
@@ -61,7 +66,7 @@ class ReleaseAdapter:
                 raise ApplyError(release, str(error)) from error
             yield operation
 
-    def _install(self, release: EtcdRelease) -> None:
+    def _install(self, release: Release) -> None:
         if not release.intact or self.fetch is None:
             raise ApplyError(release, "cannot be brought back")
         remove_unfinished(self.directory)
@@ -70,7 +75,7 @@ class ReleaseAdapter:
         try:
             archive = os.path.join(made, "archive")
             _download(self.fetch, self.url, archive, release)
-            _unpack(archive, made, release)
+            _unpack(archive, made, release, self.product)
             os.unlink(archive)
             self._try_out(made, release)
             if os.path.lexists(release.path):
@@ -80,8 +85,8 @@ class ReleaseAdapter:
         finally:
             remove_unfinished(self.directory)
 
-    def _try_out(self, made: str, release: EtcdRelease) -> None:
-        status, output, error = self.runner([os.path.join(made, "etcdctl"), "version"])
+    def _try_out(self, made: str, release: Release) -> None:
+        status, output, error = self.runner([os.path.join(made, self.product.trial[0]), *self.product.trial[1:]])
         if status != 0:
             reason = error.strip() or output.strip() or f"status {status}"
             raise ApplyError(release, f"the programs in {self.url} do not run on this node: {reason}")
@@ -129,17 +134,17 @@ def _remove_empty(directory: str) -> None:
         os.rmdir(directory)
 
 
-def _read(path: str) -> Optional[EtcdRelease]:
+def _read(path: str, product: Product) -> Optional[Release]:
     if not os.path.lexists(path):
         return None
     try:
         with open(os.path.join(path, MARK), encoding="utf-8") as stream:
             mark = json.load(stream)
         sums: Dict[str, str] = dict(mark["programs"])
-        intact = all(_program_sum(os.path.join(path, name)) == sums.get(name) for name in {*sums, *NEEDED})
-        return EtcdRelease(path, str(mark["archive"]), intact)
+        intact = all(_program_sum(os.path.join(path, name)) == sums.get(name) for name in {*sums, *product.needed})
+        return product.item(path, str(mark["archive"]), intact)
     except (OSError, ValueError, KeyError, TypeError):
-        raise ReadError(f"{path}: is there, and was not unpacked by role etcd; move it away first") from None
+        raise ReadError(f"{path}: is there, and was not unpacked by role {product.role}; move it away first") from None
 
 
 def _program_sum(path: str) -> Optional[str]:
@@ -163,7 +168,7 @@ def _copy(source: Any, target: Optional[IO[bytes]]) -> str:
     return digest.hexdigest()
 
 
-def _download(fetch: Fetch, url: str, path: str, release: EtcdRelease) -> None:
+def _download(fetch: Fetch, url: str, path: str, release: Release) -> None:
     try:
         with fetch(url) as source, open(path, "wb") as target:
             found = _copy(source, target)
@@ -176,17 +181,17 @@ def _download(fetch: Fetch, url: str, path: str, release: EtcdRelease) -> None:
         )
 
 
-def _unpack(archive: str, directory: str, release: EtcdRelease) -> None:
-    """Only the programs, whatever else the archive holds: ``TOP/etcd`` and its like."""
+def _unpack(archive: str, directory: str, release: Release, product: Product) -> None:
+    """Only the programs, whatever else the archive holds."""
     sums: Dict[str, str] = {}
     with tarfile.open(archive) as members:
         for member in members:
-            parts = member.name[2:].split("/") if member.name.startswith("./") else member.name.split("/")
-            if member.isfile() and len(parts) == 2 and parts[0] != ".." and parts[1] in PROGRAMS:
-                sums[parts[1]] = _write(os.path.join(directory, parts[1]), members.extractfile(member), 0o755)
-    missing = [name for name in NEEDED if name not in sums]
+            program = product.program_of(member.name) if member.isfile() else None
+            if program is not None:
+                sums[program] = _write(os.path.join(directory, program), members.extractfile(member), 0o755)
+    missing = [name for name in product.needed if name not in sums]
     if missing:
-        raise ApplyError(release, f"the archive holds no {' and no '.join(missing)} inside of its one directory")
+        raise ApplyError(release, f"the archive holds no {' and no '.join(missing)} inside of {product.place}")
     with tempfile.TemporaryFile() as mark:
         mark.write(json.dumps({"archive": release.sha256, "programs": sums}, indent=1, sort_keys=True).encode() + b"\n")
         mark.seek(0)
