@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 # What a lab was started with; `make clean-lab LAB=name` takes another one down.
 LAB ?= lab
 
-.PHONY: help setup demo test test-unit test-kernel test-lab test-upstream bench test-vagrant vagrant-box lint build clean-lab clean
+.PHONY: help setup demo test test-unit test-kernel test-lab test-guests test-upstream bench test-vagrant vagrant-box lint build clean-lab clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,9 +24,12 @@ demo: setup ## Start a lab, build the cluster network on it, verify it, show the
 	@$(BIN)/python scripts/demo
 
 # Files side by side, each in one process; the long ones first.
-test: setup ## Run all tests: lint, unit, kernel, lab, molecule
-	@$(PYTEST) --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+test: setup ## Run all tests that take no emulated kernel for long: lint, unit, kernel, lab, molecule
+	@$(PYTEST) --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder -m "not guest" \
 		tests/lab tests/kernel tests/unit tests/lint
+
+test-guests: setup ## Run tests in kernels that have what this one lacks (IPVS, WireGuard); not part of `make test`
+	@$(PYTEST) --numprocesses=auto --maxprocesses=4 --dist=load -m guest tests/kernel
 
 test-unit: setup ## Run the tests that need neither root nor a lab
 	@$(PYTEST) tests/unit

@@ -47,6 +47,7 @@ SECONDS = 1500
 HAS_IPVS = Path("/proc/net/ip_vs").exists()
 
 
+@pytest.mark.guest
 @pytest.mark.skipif(HAS_IPVS, reason="the tests run in this kernel, which has IPVS")
 @pytest.mark.parametrize("name", GUESTS)
 def test_in_a_kernel_with_ipvs(name: str, tmp_path: Path) -> None:

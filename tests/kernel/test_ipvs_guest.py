@@ -25,6 +25,7 @@ HAS_IPVS = Path("/proc/net/ip_vs").exists()
 elsewhere = pytest.mark.skipif(HAS_IPVS, reason="the tests run in this kernel, which has IPVS")
 
 
+@pytest.mark.guest
 @elsewhere
 @pytest.mark.parametrize("name", ["kinds", "states", "safety", "traps", "packets", "drain", "bulk"])
 def test_in_a_kernel_with_ipvs(name: str, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def keys(tmp_path: Path) -> Keys:
     return Keys(tmp_path)
 
 
+@pytest.mark.guest
 def test_wireguard_in_a_kernel_that_has_it(netns: Namespaces, tmp_path: Path) -> None:
     if guest.INSIDE in os.environ or has_wireguard(netns("probe")):
         pytest.skip("the other tests of this file have run in this kernel")

@@ -45,6 +45,7 @@ def snapshot(node: Namespace) -> dict[str, Any]:
     return {"lines": sorted(node.out(["sh", "-c", STATE]).splitlines())}
 
 
+@pytest.mark.guest
 def test_undo_in_a_kernel_that_has_wireguard(netns: Namespaces, tmp_path: Path) -> None:
     if guest.INSIDE in os.environ or has_wireguard(netns("probe")):
         pytest.skip("the other tests of this file have run in this kernel")
