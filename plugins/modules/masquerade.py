@@ -151,7 +151,6 @@ from ..module_utils._ansible import result_of, run
 from ..module_utils._desired import store
 from ..module_utils._desired.masquerade import KIND, converge_and_explain
 from ..module_utils._engine import together
-from ..module_utils._model.errors import ReadError
 from ..module_utils._system.runner import module_runner
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
     if document["state"] == "absent":
         outcome, _choice = converge_and_explain(document, module.check_mode, runner)
         return _result(module, together(outcome, store.forget(KIND, module.check_mode)))
-    document["remembered"] = _remembered()
+    document["remembered"] = str((store.recall(KIND) or {}).get("remembered") or "")
     outcome, choice = converge_and_explain(document, module.check_mode, runner)
     explained = {}
     if choice is not None:
@@ -186,14 +185,6 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
         document["remembered"] = choice.backend
         explained = {"backend": choice.backend, "reason": choice.reason}
     return {**_result(module, together(outcome, store.save(KIND, document, module.check_mode))), **explained}
-
-
-def _remembered() -> str:
-    try:
-        return str((store.load(KIND) or {}).get("remembered") or "")
-    except ReadError:
-        # It is written anew by this very run.
-        return ""
 
 
 def _result(module: AnsibleModule, outcome: Outcome) -> Dict[str, Any]:

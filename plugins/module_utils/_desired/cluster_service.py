@@ -55,7 +55,6 @@ class Run:
         self.addresses = addresses_of(document) if "addresses" in document else None
         self.check = check
         self.runner = runner
-        self.saved = _saved()
         self.wanted = self._parsed()
         self.remembered = {
             **self.content,
@@ -103,9 +102,8 @@ class Run:
         return wanted_services(self.wanted.declared, OVERRIDDEN, self._earlier(), [DEVICE], own)
 
     def _earlier(self) -> FrozenSet[str]:
-        documents = [*([self.saved] if self.saved else []), *store.unfinished(KIND)]
         names: List[str] = []
-        for document in documents:
+        for document in store.earlier(KIND):
             with contextlib.suppress(FairleadError):
                 names += made_by(document)
         return frozenset(names)
@@ -129,9 +127,8 @@ class Run:
         """That which holds the rules for pods where it can, and else the first that works."""
         asked = self.wanted.backend
         allowed = [one for one in ways if asked == AUTO or one.backend.startswith(asked)]
-        with contextlib.suppress(FairleadError):
-            remembered = (store.load("masquerade") or {}).get("remembered")
-            allowed.sort(key=lambda one: one.backend != remembered)
+        remembered = (store.recall("masquerade") or {}).get("remembered")
+        allowed.sort(key=lambda one: one.backend != remembered)
         problems = []
         for way in allowed:
             try:
@@ -160,9 +157,3 @@ class _Plan:
         coming = [each for each in rules if each.action != DELETE]
         going = [each for each in rules if each.action == DELETE]
         return coming + plan_services(of_ipvs, self.services) + going
-
-
-def _saved() -> Optional[Dict[str, Any]]:
-    with contextlib.suppress(FairleadError):
-        return store.load(KIND)
-    return None

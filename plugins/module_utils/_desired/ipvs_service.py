@@ -52,7 +52,7 @@ class Run:
         self.state = state
         self.check = check
         self.runner = runner
-        self.saved = _saved()
+        self.saved = store.recall(KIND)
         # In canonical form, so that the same declaration written otherwise is the same. What is saved is in it.
         self.content = self.saved if self.saved == content else described(self.declared)
         documents = [*([self.saved] if self.saved else []), *store.unfinished(KIND)]
@@ -127,12 +127,6 @@ def gather() -> Dict[str, Any]:
     services = tuple(item for item in state.values() if isinstance(item, VirtualService))
     servers = tuple(item for item in state.values() if isinstance(item, RealServer))
     return described(Declared(services, servers))
-
-
-def _saved() -> Optional[Dict[str, Any]]:
-    with contextlib.suppress(FairleadError):
-        return store.load(KIND)
-    return None
 
 
 def _parsed(document: Mapping[str, Any]) -> Declared:

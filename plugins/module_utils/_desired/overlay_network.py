@@ -233,12 +233,8 @@ def _earlier_overlays(content: Optional[Mapping[str, Any]] = None, overlay: Opti
 
     ``overlay`` is taken for a document that is ``content``, as at boot: thousands of peers are not parsed twice.
     """
-    documents: List[Mapping[str, Any]] = []
-    with contextlib.suppress(FairleadError):
-        saved = store.load(KIND)
-        documents = [saved] if saved is not None else []
     found = []
-    for document in [*documents, *store.unfinished(KIND)]:
+    for document in store.earlier(KIND):
         with contextlib.suppress(FairleadError):
             found.append(overlay if overlay is not None and document == content else parse_overlay(document))
     return found

@@ -11,7 +11,7 @@ import os
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from .._engine import Outcome, converge
-from .._model.errors import PrerequisiteError, ReadError, UndoError
+from .._model.errors import FairleadError, PrerequisiteError, ReadError, UndoError
 from .._model.files import File
 from .._model.item import state_of
 from .._plan.operation import difference
@@ -50,6 +50,19 @@ def load(kind: str, directory: str = "") -> Optional[Dict[str, Any]]:
     if document is not None and not isinstance(document, dict):
         raise ReadError(f"{path}: holds no mapping; run the playbook again to write it anew")
     return document
+
+
+def recall(kind: str) -> Optional[Dict[str, Any]]:
+    """The saved document; None also for one that cannot be read, which the run that asks writes anew."""
+    with contextlib.suppress(FairleadError):
+        return load(kind)
+    return None
+
+
+def earlier(kind: str) -> List[Dict[str, Any]]:
+    """What this node was last brought to, and after it what killed runs were about to bring it to."""
+    saved = recall(kind)
+    return [*([saved] if saved is not None else []), *unfinished(kind)]
 
 
 @contextlib.contextmanager
