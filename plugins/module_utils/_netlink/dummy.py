@@ -4,57 +4,33 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Dict, FrozenSet, Iterable, List
 
 from .._model.datapath import NO_DUPLICATE_DETECTION, SCOPE_LINK, DeviceAddress
 from .._model.ip_version import version_of
 from .._model.ipvs import DummyDevice
 from .._plan.operation import DELETE, Operation
-from . import entries
-from .rtnetlink import (
-    ABSENT,
-    CREATE,
-    EXCLUSIVE,
-    HEADER,
-    REPLACE,
-    Message,
-    RefusedError,
-    Rtnetlink,
-    attribute,
-    attributes,
-    interface_index,
-)
+from . import entries, link_requests
+from .rtnetlink import ABSENT, CREATE, REPLACE, Message, RefusedError, Rtnetlink, interface_index
 
 KIND = "dummy"
-# linux/rtnetlink.h, linux/if_link.h, linux/if.h
-_NEW_LINK, _DELETE_LINK, _GET_LINK = 16, 17, 18
-_HEADER = struct.Struct("=BxHiII")
-_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_EXT_MASK = 3, 18, 1, 29
+# linux/if.h
 _IFF_NOARP = 0x80
-# RTEXT_FILTER_SKIP_STATS
-_SKIP_STATS = 8
 
 
 def is_dummy(netlink: Rtnetlink, name: str) -> bool:
     """Raises RefusedError with ENODEV where no interface is called so."""
-    body = _HEADER.pack(0, 0, interface_index(name), 0, 0) + attribute(_IFLA_EXT_MASK, struct.pack("=I", _SKIP_STATS))
-    found = netlink.get(_GET_LINK, body)
-    values = dict(attributes(found, HEADER.size + _HEADER.size))
-    info = dict(attributes(values.get(_IFLA_LINKINFO, b""), 0))
-    return info.get(_IFLA_INFO_KIND, b"").rstrip(b"\0") == KIND.encode()
+    return link_requests.kind_of(netlink, name) == KIND
 
 
 def add(netlink: Rtnetlink, device: DummyDevice) -> None:
     """Make the device; it stays down. Raises RefusedError with EOPNOTSUPP where the kernel has none."""
-    body = _HEADER.pack(0, 0, 0, _IFF_NOARP, _IFF_NOARP) + attribute(_IFLA_IFNAME, device.name.encode() + b"\0")
-    body += attribute(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, KIND.encode()))
-    netlink.change(_NEW_LINK, CREATE | EXCLUSIVE, body)
+    link_requests.add(netlink, device.name, KIND, _IFF_NOARP)
 
 
 def delete(netlink: Rtnetlink, device: DummyDevice) -> None:
     try:
-        netlink.change(_DELETE_LINK, 0, _HEADER.pack(0, 0, interface_index(device.name), 0, 0))
+        link_requests.delete(netlink, device.name)
     except RefusedError as refusal:
         if refusal.code not in ABSENT:
             raise

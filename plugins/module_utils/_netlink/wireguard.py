@@ -23,8 +23,8 @@ from .._model.wireguard import (
 )
 from .._plan.operation import DELETE, Operation
 from .._plan.wireguard import given_back
-from . import generic
-from .rtnetlink import CREATE, EXCLUSIVE, Message, RefusedError, Rtnetlink, attribute, attributes
+from . import generic, link_requests
+from .rtnetlink import Message, RefusedError, Rtnetlink, attribute, attributes
 
 KIND = FAMILY = "wireguard"
 _GET_DEVICE, _SET_DEVICE = 0, 1
@@ -38,10 +38,8 @@ _IPV4, _IPV6 = struct.Struct("=H2s4s8x"), struct.Struct("=H2s4x16s4x")
 _FAMILY, _PORT, _LONG = struct.Struct("=H"), struct.Struct(">H"), struct.Struct("=q")
 _NUMBER = struct.Struct("=I")
 FWMARK, QUEUE_LENGTH = "fwmark", "txqlen"
-# linux/rtnetlink.h and linux/if_link.h
-_NEW_LINK = 16
-_LINK_HEADER = struct.Struct("=BxHiII")
-_IFLA_IFNAME, _IFLA_MTU, _IFLA_TXQLEN, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 4, 13, 18, 1
+# linux/if_link.h
+_IFLA_MTU, _IFLA_TXQLEN = 4, 13
 
 
 class Found(NamedTuple):
@@ -56,10 +54,8 @@ class Found(NamedTuple):
 
 def add_link(netlink: Rtnetlink, name: str, mtu: int, queue: int = 0) -> None:
     """A device without a key, down. Raises RefusedError, with EOPNOTSUPP where the kernel has no such devices."""
-    body = _LINK_HEADER.pack(0, 0, 0, 0, 0) + attribute(_IFLA_IFNAME, name.encode() + b"\0")
-    body += attribute(_IFLA_MTU, _NUMBER.pack(mtu)) + attribute(_IFLA_TXQLEN, _NUMBER.pack(queue))
-    body += attribute(_IFLA_LINKINFO, attribute(_IFLA_INFO_KIND, KIND.encode()))
-    netlink.change(_NEW_LINK, CREATE | EXCLUSIVE, body)
+    values = attribute(_IFLA_MTU, _NUMBER.pack(mtu)) + attribute(_IFLA_TXQLEN, _NUMBER.pack(queue))
+    link_requests.add(netlink, name, KIND, values=values)
 
 
 class Wireguard:
