@@ -35,8 +35,8 @@ FILES = ("packets", "states", "safety", "many")
 #: Of each guest, tests that run there and how many they are at least. An emulated processor takes its time, so it has
 #: only those in which nftables makes a difference.
 _OF_DEBIAN = (
-    "(nftables and (every_kind or nothing_but or marks or announced or drift or boot or process or many))"
-    " or (iptables-nft and every_kind) or change_of_backend"
+    "(nftables and (every_kind or nothing_but or marks or our_mark or announced or drift or boot or process or many))"
+    " or (iptables-nft and (every_kind or our_mark)) or change_of_backend"
 )
 GUESTS: dict[str, tuple[type[Kernel], tuple[str, ...], str, int]] = {
     "User-mode Linux": (UserModeLinux, ("ipv6", *_NETWORK, *_SETS, *_MATCHES, *_LEGACY), "iptables-legacy", 18),

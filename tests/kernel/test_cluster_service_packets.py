@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import guest
-from tests.kernel.namespaces import Namespaces
+from tests.kernel.namespaces import Namespace, Namespaces
 from tests.kernel.packet_filters import lacking, make_default
 from tests.kernel.service_flows import REFUSED, SILENT, UNREACHABLE, Servers, ask, asking, burst, echo, has_sctp, spread
 from tests.kernel.service_site import (
@@ -32,6 +32,7 @@ from tests.kernel.service_site import (
     everywhere,
     snapshot,
 )
+from tests.manifests import endpoint, endpoint_slice
 
 pytestmark = pytest.mark.usefixtures("ipvs")
 LOCAL = {"externalTrafficPolicy": "Local"}
@@ -208,7 +209,47 @@ def test_marks_of_others_stay_and_ours_goes(way: str, site: Site, tmp_path: Path
     site.n1.run("nft -f -", data=MARKS)
     assert spread(site.client, "10.96.0.80") == MASQUERADED[1:] * 2
     burst(site.client, "10.96.0.80", 53, 5)
-    listed = site.n1.json("nft -j list chain ip probe after")["nftables"]
-    rules = [each["rule"] for each in listed if "rule" in each]
-    packets = {rule["comment"]: rule["expr"][-1]["counter"]["packets"] for rule in rules}
+    packets = _counted(site.n1)
     assert packets["others"] > 10 and packets["ours"] == 0
+
+
+#: The network of pods masquerades them on their way out. Made anew when it is there.
+PODS = {
+    "iptables-nft": "iptables-nft -t nat -A POSTROUTING -s 10.244.0.0/16 ! -d 10.244.0.0/16 -j MASQUERADE",
+    "nftables": """nft '
+table ip pods
+delete table ip pods
+table ip pods {
+    chain postrouting {
+        type nat hook postrouting priority 100;
+        ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 masquerade
+    }
+}'""",
+}
+
+
+def test_our_mark_goes_from_packets_that_others_would_masquerade(
+    way: str, site: Site, tmp_path: Path, netns: Namespaces
+) -> None:
+    """Of a pod to a server outside the network of pods, whoever made rules last."""
+    if way not in PODS or lacking(netns("can"), "nftables"):
+        pytest.skip("packets are counted by nftables, which is not what holds this way's rules")
+    site.n1.run(["sh", "-c", PODS[way]])
+    web = everywhere("web", 80, ())
+    port = {"name": "http", "protocol": "TCP", "port": 8080}
+    outside = endpoint_slice(endpoint(CLIENT), of="web", suffix="out", ports=[port])
+    apply_to(tmp_path, site.n1, document(way, *web, outside))
+    site.n1.run(["sh", "-c", PODS[way]])
+    site.n1.run("nft -f -", data=MARKS.replace("th dport { 53, 80 }", "th dport 80"))
+    with Servers() as servers:
+        servers.add(site.client, "client")
+        assert spread(site.p1, "198.51.100.80", times=4) == [f"client {NODE}"] * 4
+    packets = _counted(site.n1)
+    assert packets["others"] > 10 and packets["ours"] == 0
+
+
+def _counted(node: Namespace) -> dict[str, int]:
+    """Packets, by the comments of the rules that count them."""
+    listed = node.json("nft -j list chain ip probe after")["nftables"]
+    rules = [each["rule"] for each in listed if "rule" in each]
+    return {rule["comment"]: rule["expr"][-1]["counter"]["packets"] for rule in rules}

@@ -159,10 +159,15 @@ def test_nothing_of_others_is_touched(way: str, node: Namespace, tmp_path: Path)
         apply_to(tmp_path, node, args)
         now = snapshot(node)
         assert all(set(lines) <= set(now[kind]) for kind, lines in before.items())
-        # First of all in INPUT, and after others where packets are only marked.
+        # Before all others where packets are refused or lose our mark, and after them where packets are only marked.
         if kinds and args["objects"]:
-            assert [line for line in saved(node, way) if line.startswith("-A PREROUTING")][0].endswith("KUBE-SERVICES")
-            assert [line for line in saved(node, way) if line.startswith("-A INPUT")][0].endswith("FAIRLEAD-SVC-GUARD")
+            first = {
+                "PREROUTING": "KUBE-SERVICES",
+                "POSTROUTING": "FAIRLEAD-SVC-SNAT",
+                "INPUT": "FAIRLEAD-SVC-GUARD",
+            }
+            for chain, target in first.items():
+                assert [line for line in saved(node, way) if line.startswith(f"-A {chain} ")][0].endswith(target)
     apply_to(tmp_path, node, ABSENT)
     assert snapshot(node) == before
 

@@ -17,11 +17,12 @@ from .service_sets import ServiceSets, set_name
 
 COMMENT = '-m comment --comment "fairlead services"'
 # Chain, table, chains of the kernel that jump to it, and whether before all other rules there: one that accepts
-# everything must not come first where packets are refused.
+# everything must not come first where packets are refused, and one that rewrites the source of a marked packet would
+# leave it with the mark.
 MARKING, SOURCE, GUARD = "FAIRLEAD-SVC", "FAIRLEAD-SVC-SNAT", "FAIRLEAD-SVC-GUARD"
 _CHAINS = {
     MARKING: ("nat", ("PREROUTING", "OUTPUT"), False),
-    SOURCE: ("nat", ("POSTROUTING",), False),
+    SOURCE: ("nat", ("POSTROUTING",), True),
     GUARD: ("filter", ("INPUT", "OUTPUT"), True),
 }
 _MARKED = f"{MARK:#x}/{MARK:#x}"

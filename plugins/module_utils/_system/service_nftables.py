@@ -17,11 +17,11 @@ from .nftables import BACKEND, Nftables, items_of, of_version, replacement
 TABLE = "fairlead-services"
 COMMENT = "fairlead services"
 # nft(8), table 7: mangle is -150, srcnat 100. IPVS takes packets of this node at -99 (ip_vs_core.c).
-# Chains of type nat see the first packet of a connection alone. That one loses its mark where its source is rewritten;
-# later ones would keep it, which are new as well until the first answer comes.
+# Chains of type nat see the first packet of a connection alone. That one loses its mark where its source is rewritten,
+# by us before all others; later ones would keep it, which are new as well until the first answer comes.
 _MARKING = {"name": "prerouting", "type": "nat", "hook": "prerouting", "prio": -150, "policy": "accept"}
 _MARKING_OWN = {"name": "marking", "type": "nat", "hook": "output", "prio": -150, "policy": "accept"}
-_POSTROUTING = {"name": "postrouting", "type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"}
+_POSTROUTING = {"name": "postrouting", "type": "nat", "hook": "postrouting", "prio": 99, "policy": "accept"}
 _INPUT = {"name": "input", "type": "filter", "hook": "input", "prio": 0, "policy": "accept"}
 _OUTPUT = {"name": "output", "type": "filter", "hook": "output", "prio": 0, "policy": "accept"}
 _PARTS = {"ip": "{address}", "port": "inet_proto inet_service", "net": "{address}"}
