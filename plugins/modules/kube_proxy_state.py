@@ -39,6 +39,12 @@ options:
     description: Directory with the configuration of kube-proxy.
     type: path
     default: /etc/fairlead/kube-proxy
+  switching:
+    description:
+      - A task before this one configures kube-proxy for mode O(keep). In check mode it did not, and what would be
+        removed is told all the same.
+    type: bool
+    default: false
 seealso:
   - module: fairlead.cluster.kube_proxy
 """
@@ -91,6 +97,7 @@ ARGUMENT_SPEC = {
     "exclude_cidrs": {"type": "list", "elements": "str", "default": []},
     "node_ports": {"type": "str", "default": "30000-32767"},
     "directory": {"type": "path", "default": "/etc/fairlead/kube-proxy"},
+    "switching": {"type": "bool", "default": False},
 }
 
 

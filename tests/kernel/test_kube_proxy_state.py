@@ -186,6 +186,10 @@ def test_state_of_the_configured_mode_is_not_removed(node: Namespace, run_module
     before = everything(node)
     failed = keep(run_module, node, "ipvs", fails=True, parameters={"directory": str(tmp_path)})
     assert failed["msg"] == "keep: ipvs, and kube-proxy of this node is configured for mode nftables"
+    switching = {"directory": str(tmp_path), "switching": True}
+    assert keep(run_module, node, "ipvs", fails=True, parameters=switching)["msg"] == failed["msg"]
+    announced = keep(run_module, node, "ipvs", check=True, parameters=switching)["operations"]
+    assert sorted(announced) == [f"- table {family} kube-proxy of nftables" for family in ("ip", "ip6")]
     assert everything(node) == before
 
 

@@ -195,7 +195,12 @@ def test_mode_that_the_kernel_does_not_have_is_refused_with_nothing_changed(cont
 
 
 def test_container_changes_to_iptables_and_back(container: Site) -> None:
-    container.play("switch_proxy_mode", kube_proxy_mode="iptables")
+    before, tables = container.state(), container.shell("nft list tables")
+    announced = container.play("switch_proxy_mode", "--check", "--diff", kube_proxy_mode="iptables")
+    assert "table ip kube-proxy of nftables" in announced.output
+    assert (container.state(), container.shell("nft list tables")) == (before, tables)
+    changed = container.play("switch_proxy_mode", kube_proxy_mode="iptables").total("changed")
+    assert changed == announced.total("changed")
     container.assert_serves()
     assert "kube-proxy" not in container.shell("nft list tables")
     assert "KUBE-SVC-" in container.shell("iptables-save")
@@ -249,7 +254,10 @@ def test_ipvs_serves_and_leaves_our_own_range_alone(own_kernel: Site) -> None:
 
 
 def test_mode_changes_to_iptables_with_nothing_of_ipvs_left_and_nothing_of_others_gone(own_kernel: Site) -> None:
-    before = foreign(own_kernel)
+    before, made = foreign(own_kernel), of_kube_proxy(own_kernel)
+    announced = own_kernel.play("switch_proxy_mode", "--check", "--diff", kube_proxy_mode="iptables").output
+    missing = [each for each in (f"virtual service tcp {CLUSTER_IP}:80", *made["sets"]) if each not in announced]
+    assert (missing, of_kube_proxy(own_kernel)) == ([], made)
     own_kernel.play("switch_proxy_mode", kube_proxy_mode="iptables")
     own_kernel.assert_serves()
     found = of_kube_proxy(own_kernel)

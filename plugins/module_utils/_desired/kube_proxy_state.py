@@ -59,10 +59,12 @@ _IPVS_KINDS = (VirtualService.kind, RealServer.kind, Timeouts.kind, DummyDevice.
 def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Outcome, List[str]]:
     """Document: see ``parse_state_wish``. Gives the virtual services that stay, too.
 
-    Raises SpecError, with nothing changed, when kube-proxy of this node is configured for another mode than stays.
+    Raises SpecError, with nothing changed, when kube-proxy of this node is configured for another mode than stays; not
+    in check mode when ``switching`` says that it would be by now.
     """
     wish = parse_state_wish(document)
-    _refuse_other_mode(wish, str(document.get("directory") or DIRECTORY))
+    if not (check and document.get("switching")):
+        _refuse_other_mode(wish, str(document.get("directory") or DIRECTORY))
     state = _Ours(wish)
     adapters: Dict[str, Adapter] = {
         Chains.kind: ChainsAdapter(wish, runner),
