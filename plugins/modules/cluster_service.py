@@ -145,16 +145,13 @@ left_out:
   type: dict
 """
 
-import contextlib
 from typing import Any, Dict
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._ansible import result_of, run
-from ..module_utils._desired import store
 from ..module_utils._desired.cluster_service import KIND, Run
-from ..module_utils._engine import together
-from ..module_utils._system.lock import exclusive
+from ..module_utils._desired.virtual_services import remembered_run
 from ..module_utils._system.runner import module_runner
 
 NODE = {
@@ -176,11 +173,8 @@ SPEC = {
 
 def body(module: AnsibleModule) -> Dict[str, Any]:
     check = module.check_mode
-    with contextlib.nullcontext() if check else exclusive(KIND):
-        work = Run(_document(module.params), check, module_runner(module))
-        outcome, kept = work.converge(), work.kept()
-        remembered = store.forget(KIND, check) if kept is None else store.save(KIND, kept, check)
-    result = result_of(module, together(outcome, remembered), "services of the cluster")
+    work, outcome = remembered_run(KIND, check, lambda: Run(_document(module.params), check, module_runner(module)))
+    result = result_of(module, outcome, "services of the cluster")
     return {**result, "passed_over": [f"{each.object}: {each.reason}" for each in work.skipped]}
 
 

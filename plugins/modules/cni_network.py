@@ -253,9 +253,7 @@ def _shown(item: Optional[Item]) -> str:
 
 def _remember(module: AnsibleModule, document: Dict[str, Any]) -> Outcome:
     wanted = merged(store.load(KIND), document)
-    if wanted["networks"]:
-        return store.save(KIND, wanted, module.check_mode)
-    return store.forget(KIND, module.check_mode)
+    return store.remember(KIND, wanted if wanted["networks"] else None, module.check_mode)
 
 
 def main() -> None:

@@ -149,8 +149,8 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
     document = {name: module.params[name] for name in names}
     outcome = converge(document, module.check_mode, module_runner(module))
     kind = KINDS[module.params["purpose"]]
-    remember = store.save(kind, document, module.check_mode) if wanted else store.forget(kind, module.check_mode)
-    return result_of(module, together(outcome, remember), "kernel settings")
+    remembered = store.remember(kind, document if wanted else None, module.check_mode)
+    return result_of(module, together(outcome, remembered), "kernel settings")
 
 
 def main() -> None:

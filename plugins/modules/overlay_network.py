@@ -269,8 +269,7 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
         module.warn(warning)
     wanted = "deleted" if state == "deleted" else "overridden"
     outcome = converge({**document, "state": wanted}, module.check_mode, module_runner(module))
-    save, check = state in MAKING, module.check_mode
-    kept = store.save(KIND, document, check) if save else store.forget(KIND, check)
+    kept = store.remember(KIND, document if state in MAKING else None, module.check_mode)
     return {**result_of(module, together(outcome, kept), "overlay network"), **about(document, outcome)}
 
 

@@ -19,7 +19,7 @@ from .._plan.ipvs import DELETED, MERGED, OVERRIDDEN, Wanted, plan_services
 from .._system.lock import exclusive
 from .._system.runner import Runner
 from . import store
-from .virtual_services import has_ipvs, load_modules, wanted_services
+from .virtual_services import has_ipvs, load_modules, remembered_run, wanted_services
 
 KIND = "ipvs_service"
 
@@ -37,11 +37,7 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
 
 def change(content: Mapping[str, Any], state: str, check: bool, runner: Runner) -> Outcome:
     """Bring the services to parameters, and remember them. ``state`` is one that changes something."""
-    with contextlib.nullcontext() if check else exclusive(KIND):
-        work = Run(content, state, check, runner)
-        outcome, kept = work.converge(), work.kept()
-        remembered = store.forget(KIND, check) if kept is None else store.save(KIND, kept, check)
-    return together(outcome, remembered)
+    return remembered_run(KIND, check, lambda: Run(content, state, check, runner))[1]
 
 
 class Run:

@@ -158,9 +158,7 @@ def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: rel
 def _kernel(document: Optional[Mapping[str, Any]], check: bool, runner: Runner) -> Outcome:
     """Settings of the kernel, remembered; none for no document."""
     outcome = kube_proxy_kernel.converge(document or kube_proxy_kernel.FILES, check, runner)
-    kind = kube_proxy_kernel.KIND
-    remembered = store.save(kind, document, check) if document else store.forget(kind, check)
-    return together(outcome, remembered)
+    return together(outcome, store.remember(kube_proxy_kernel.KIND, document, check))
 
 
 def _served(node: Node, files: Outcome, check: bool) -> Outcome:

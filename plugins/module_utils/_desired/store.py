@@ -43,6 +43,11 @@ def forget(kind: str, check: bool, directory: str = "") -> Outcome:
     return outcome
 
 
+def remember(kind: str, document: Optional[Mapping[str, Any]], check: bool) -> Outcome:
+    """Save a document, or forget the one there is for None."""
+    return forget(kind, check) if document is None else save(kind, document, check)
+
+
 def load(kind: str, directory: str = "") -> Optional[Dict[str, Any]]:
     """The saved document, None when there is none. Raises ReadError naming the file when it is not JSON."""
     path = path_of(kind, directory)

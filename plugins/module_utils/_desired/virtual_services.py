@@ -1,12 +1,14 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""What modules that make virtual services share: the kernel modules they need, and what is wanted of the kernel."""
+"""What modules that make virtual services share: one run at a time, which is remembered, the kernel modules they need,
+and what is wanted of the kernel."""
 
 from __future__ import annotations
 
-from typing import FrozenSet, Iterable, List, Sequence
+import contextlib
+from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Protocol, Sequence, Tuple, TypeVar
 
-from .._engine import Outcome
+from .._engine import Outcome, together
 from .._engine import converge as engine_converge
 from .._model.errors import PrerequisiteError, SpecError
 from .._model.ipvs import DummyDevice
@@ -17,9 +19,32 @@ from .._netlink.dummy import address_of_device, elsewhere
 from .._plan.ipvs import DELETED, Wanted
 from .._plan.operation import difference
 from .._system.kernel_modules import ModuleAdapter, is_there, require_loadable
+from .._system.lock import exclusive
 from .._system.runner import Runner
+from . import store
 
 _MODULE, _DUMMY = "ip_vs", "dummy"
+
+
+class Run(Protocol):
+    """One run of a module, made with what the node remembers at that time."""
+
+    def converge(self) -> Outcome:
+        """Bring the node to what is declared."""
+
+    def kept(self) -> Optional[Dict[str, Any]]:
+        """The document to remember, None for nothing."""
+
+
+_Run = TypeVar("_Run", bound=Run)
+
+
+def remembered_run(kind: str, check: bool, start: Callable[[], _Run]) -> Tuple[_Run, Outcome]:
+    """A run from its start to what is remembered of it, with no other of this kind beside it."""
+    with contextlib.nullcontext() if check else exclusive(kind):
+        run = start()
+        outcome = run.converge()
+        return run, together(outcome, store.remember(kind, run.kept(), check))
 
 
 def has_ipvs() -> bool:
