@@ -12,7 +12,8 @@
 ``reference_s``   program: ``ipvsadm --restore``; noop: ``ipvsadm -Ln``; change_one: ``ipvsadm -e``; connect: seconds of
                   one connection to the real server itself
 ``engine_ratio``  engine_s / reference_s; ``ratio`` ours_s / reference_s
-``kernel_s``      program: what the kernel takes for the same messages, packed beforehand; null for the others
+``kernel_s``      what the kernel alone takes. program: for the same messages, packed beforehand; noop: to tell its
+                  table, as text; null for the others
 ``operations``    what the engine sent
 ``peak_mib``      peak resident memory of the whole process
 
@@ -45,6 +46,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.ipvs_text 
 from ansible_collections.fairlead.cluster.plugins.module_utils._netlink.bulk import apply_many
 from ansible_collections.fairlead.cluster.plugins.module_utils._netlink.ipvs import Ipvs
 from ansible_collections.fairlead.cluster.plugins.module_utils._netlink.ipvs_adapter import IpvsAdapter
+from ansible_collections.fairlead.cluster.plugins.module_utils._netlink.ipvs_table import PATH
 from ansible_collections.fairlead.cluster.plugins.module_utils._plan.ipvs import OVERRIDDEN, plan_services
 from ansible_collections.fairlead.cluster.plugins.module_utils._plan.operation import ADD, Operation
 from tests.bench.connections import ADDRESS, PORT, SERVER, SERVICE_PORT, seconds_of_one, server
@@ -109,6 +111,13 @@ class Engine:
             return time.perf_counter() - started
 
 
+def _reading() -> float:
+    """Seconds for the kernel's text of all that is there."""
+    started = time.perf_counter()
+    Path(PATH).read_bytes()
+    return time.perf_counter() - started
+
+
 def measured(numbers: Sequence[int], runs: int) -> Iterator[Record]:
     with tempfile.TemporaryDirectory() as directory:
         ours = Installed(Path(directory))
@@ -124,6 +133,7 @@ def _programming(number: int, runs: int, ours: Installed) -> Iterator[Record]:
     for _run in range(runs):
         with _fresh() as node, inside(node):
             found["program"].kernel.append(Engine(wanted["program"]).kernel())
+            found["noop"].kernel.append(_reading())
         with _fresh() as node, inside(node):
             for case in CASES:
                 seconds, found[case].operations = Engine(wanted[case]).converge()
