@@ -45,8 +45,8 @@ class DebianKernel:
         entry = self._entry()
         machine = ["-M", "pc", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2"]
         plain = ["-m", f"{MEMORY_MIB}M", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
-        # Nobody attacks a guest from within: it need not pay for the kernel's countermeasures. On a busy machine it gets
-        # too few ticks at first to believe that its timer works, and gives up.
+        # Nobody attacks a guest from within: it need not pay for the kernel's countermeasures. On a busy machine it
+        # gets too few ticks at first to believe that its timer works, and gives up.
         words = f"console=ttyS0 quiet mitigations=off no_timer_check panic=-1 {_INIT_VARIABLE}={init}"
         boot = ["-kernel", str(entry / "vmlinuz"), "-initrd", str(entry / "initrd"), "-append", words]
         files = f"local,id={_TAG},path=/,security_model=none,readonly=on,multidevs=remap"
