@@ -18,6 +18,7 @@ COMMANDS = {
     "verify": "tell where the node differs from the saved desired state",
     "status": "show version, saved desired state and number of differences",
     "renew": "keep this node's subnet lease alive",
+    "health": "answer health checks of load balancers",
     "probe": "prove connectivity between nodes and pods",
 }
 

@@ -161,8 +161,7 @@ def apply_to(directory: Path, node: Namespace, args: Args, check: bool = False) 
         with inside(node):
             work = Run(args, check, runner)
             outcome, kept = work.converge(), work.kept()
-            remembered = store.forget(KIND, check) if kept is None else store.save(KIND, kept, check)
-            return together(outcome, remembered)
+            return together(outcome, store.remember(KIND, kept, check))
     finally:
         store.DIRECTORY = before
 

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from ansible_collections.fairlead.cluster.plugins.module_utils._desired.cluster_service import HEALTH_CHECKS
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import ApplyError
 from tests.kernel.conftest import RunModule
 from tests.kernel.ipvs_nodes import foreign, lone_node
@@ -61,6 +63,34 @@ def test_announced_made_repeated_removed(way: str, node: Namespace, tmp_path: Pa
     assert snapshot(node) == bare and not list(tmp_path.glob("*/*.json"))
     for check in (True, False):
         assert apply_to(tmp_path, node, ABSENT, check).operations == []
+
+
+def test_load_balancers_are_told_when_services_work_and_before_endpoints_go(
+    way: str, node: Namespace, tmp_path: Path
+) -> None:
+    def local(*pods: int) -> Args:
+        spec = {"externalTrafficPolicy": "Local", "healthCheckNodePort": 30500}
+        return document(way, *everywhere("local", 81, pods, **spec))
+
+    def told() -> list[list[Any]]:
+        checks = json.loads(Path(HEALTH_CHECKS).read_text())["checks"]
+        return [[each["family"], each["port"], each["endpoints"]] for each in checks]
+
+    made = [str(each) for each in apply_to(tmp_path, node, local(1, 2)).operations]
+    assert f"file {HEALTH_CHECKS}" in made[-2], made
+    # Of the endpoints one is of this node.
+    assert told() == [["ipv4", 30500, 1], ["ipv6", 30500, 1]]
+    assert apply_to(tmp_path, node, local(1, 2)).operations == []
+    changed = [str(each) for each in apply_to(tmp_path, node, local(2)).operations]
+    assert told() == [["ipv4", 30500, 0], ["ipv6", 30500, 0]]
+    of_file, of_servers = (
+        [at for at, each in enumerate(changed) if word in each] for word in (HEALTH_CHECKS, "- real server")
+    )
+    assert of_file[0] < min(of_servers)
+    Path(HEALTH_CHECKS).unlink()
+    assert len(apply_to(tmp_path, node, local(2)).operations) == 1
+    apply_to(tmp_path, node, ABSENT)
+    assert not Path(HEALTH_CHECKS).exists()
 
 
 def test_only_the_wanted_way_has_rules(way: str, node: Namespace, tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ EXAMPLES = TOP / "examples/services"
 NODES = ("cp1", "w1")
 #: Addresses of cp1 to nodes and to its pod, and of the lab's gateway, which is outside of the cluster.
 CP1, OUTSIDE = "192.0.2.11", "192.0.2.1"
+ADDRESSES = {"cp1": CP1, "w1": "192.0.2.14"}
 CLUSTER_IP, CLUSTER_IP6, EXTERNAL_IP, BALANCER = "10.96.0.80", "[fd00:10:96::80]", "198.51.100.80", "203.0.113.80"
-NODE_PORT, LOCAL_NODE_PORT = 30080, 30081
+NODE_PORT, LOCAL_NODE_PORT, HEALTH_CHECK_PORT = 30080, 30081, 30082
 # Asks each URL COUNT times, with 0 until standard input ends, and prints the first line of each answer, or what went
 # wrong. Python is on every node, curl is not.
 CLIENT = """
@@ -84,6 +85,7 @@ def test_pods_nodes_and_outsiders_are_answered_by_all_endpoints(cluster: Cluster
 def test_with_policy_local_endpoints_of_the_node_see_the_client(cluster: Cluster) -> None:
     url = f"http://{CP1}:{LOCAL_NODE_PORT}/"
     assert ask(outsider(cluster), [url])[url] == [f"cp1 {OUTSIDE}"] * 4
+    assert healthy(cluster) == {"cp1", "w1"}
 
 
 def test_an_endpoint_is_drained_without_a_failed_request(cluster: Cluster) -> None:
@@ -104,6 +106,7 @@ def test_an_endpoint_is_drained_without_a_failed_request(cluster: Cluster) -> No
     assert len(during) > 10 and not [line for line in during if "FAILED" in line]
     assert {line.split(" ")[1] for line in ended} == {"cp1", "w1"}
     assert {answer.split(" ")[0] for answer in ask(outsider(cluster), [url])[url]} == {"cp1"}
+    assert healthy(cluster) == {"cp1"}
 
 
 def test_reset_leaves_the_nodes_as_found(cluster: Cluster) -> None:
@@ -112,6 +115,8 @@ def test_reset_leaves_the_nodes_as_found(cluster: Cluster) -> None:
     found = json.loads((cluster.directory / "found.json").read_text())
     for node in NODES:
         assert json.loads(json.dumps(everything(cluster, node))) == found[node], node
+    for url in health_checks():
+        assert all("refused" in answer for answer in ask(outsider(cluster), [url])[url])
 
 
 def pods(cluster: Cluster, wanted: str) -> None:
@@ -127,6 +132,19 @@ def services(cluster: Cluster, without: str = "") -> Any:
     endpoints.write_text(template.render(pods=[pod for pod in listed if pod["node"] != without]))
     variables = {"services_files": [str(EXAMPLES / "web.yml"), str(endpoints)], "services_drain_seconds": 60}
     return cluster.playbook("services", "-e", json.dumps(variables))
+
+
+def health_checks() -> dict[str, str]:
+    """Nodes by where load balancers ask them for endpoints of the service with policy local."""
+    return {f"http://{address}:{HEALTH_CHECK_PORT}/healthz": node for node, address in ADDRESSES.items()}
+
+
+def healthy(cluster: Cluster) -> set[str]:
+    """Nodes that want what load balancers have."""
+    nodes = health_checks()
+    answered = ask(outsider(cluster), list(nodes))
+    assert all("localEndpoints" in each or "503" in each for answers in answered.values() for each in answers)
+    return {nodes[url] for url, answers in answered.items() if "503" not in answers[0]}
 
 
 def on(cluster: Cluster, node: str, pod: bool = False) -> list[str]:

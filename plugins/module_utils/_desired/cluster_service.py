@@ -5,21 +5,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple, Union
 
 from .._engine import Adapter, Combined, Outcome, together
 from .._engine import converge as engine_converge
 from .._model.cluster_service import DEVICE, ClusterServices, addresses_of, made_by, parse_cluster_services
 from .._model.errors import FairleadError, PrerequisiteError
+from .._model.files import File
 from .._model.filter_items import FilterEntry, FilterObject, FilterRule
-from .._model.item import State
+from .._model.health_check import health_check_text
+from .._model.item import State, state_of
 from .._model.kubernetes.documents import Skipped
 from .._model.masquerade import AUTO
 from .._netlink.dummy import elsewhere
 from .._netlink.ipvs_adapter import IpvsAdapter
 from .._plan.ipvs import OVERRIDDEN, Wanted, plan_services
-from .._plan.operation import DELETE, Operation, difference
+from .._plan.operation import ADD, DELETE, Operation, difference
 from .._system import iptables
+from .._system.files import RUN_DIRECTORY, FileAdapter
 from .._system.lock import exclusive
 from .._system.packet_filter import FilterAdapter, Holder
 from .._system.runner import Runner
@@ -31,6 +35,8 @@ from .virtual_services import has_ipvs, load_modules, wanted_services
 
 KIND = "cluster_service"
 ABSENT = "absent"
+#: For command ``fairlead health``. It is there as long as there is somebody to answer, and not before the services are.
+HEALTH_CHECKS = os.path.join(RUN_DIRECTORY, "health_checks.json")
 # What a remembered document has beside the declaration.
 _REMEMBERED = ("made", "addresses")
 _FILTER = (FilterObject.kind, FilterRule.kind, FilterEntry.kind)
@@ -75,7 +81,8 @@ class Run:
         services = IpvsAdapter([DEVICE], drain=self.wanted.declared.drain)
         rules = FilterAdapter(holders)
         adapters: Dict[str, Adapter] = {**dict.fromkeys(_IPVS, services), **dict.fromkeys(_FILTER, rules)}
-        plan = _Plan(self._services(), self._rules(ways))
+        adapters[File.kind] = FileAdapter([HEALTH_CHECKS])
+        plan = _Plan(self._services(), self._rules(ways), self._health_checks())
         return together(modules, engine_converge(Combined(adapters), plan, self.check, self._around))
 
     def kept(self) -> Optional[Dict[str, Any]]:
@@ -100,6 +107,10 @@ class Run:
     def _services(self) -> Wanted:
         own = frozenset(self.wanted.addresses)
         return wanted_services(self.wanted.declared, OVERRIDDEN, self._earlier(), [DEVICE], own)
+
+    def _health_checks(self) -> State:
+        checks = self.wanted.health_checks
+        return state_of([File(HEALTH_CHECKS, health_check_text(checks))] if checks else [])
 
     def _earlier(self) -> FrozenSet[str]:
         names: List[str] = []
@@ -144,16 +155,21 @@ class Run:
 
 
 class _Plan:
-    """Rules come before the services that need them, and go after them."""
+    """Rules come before the services that need them, and go after them. Load balancers are told of a node when it is
+    ready, and told of the end before endpoints are drained."""
 
-    def __init__(self, services: Wanted, rules: State) -> None:
+    def __init__(self, services: Wanted, rules: State, health_checks: State) -> None:
         self.services = services
         self.rules = rules
+        self.health_checks = health_checks
 
     def __call__(self, have: State) -> List[Operation]:
         of_filter = {key: item for key, item in have.items() if item.kind in _FILTER}
-        of_ipvs = {key: item for key, item in have.items() if item.kind not in _FILTER}
+        of_ipvs = {key: item for key, item in have.items() if item.kind in _IPVS}
         rules = difference(of_filter, self.rules, {FilterObject.kind: 0, FilterEntry.kind: 1, FilterRule.kind: 2})
         coming = [each for each in rules if each.action != DELETE]
         going = [each for each in rules if each.action == DELETE]
-        return coming + plan_services(of_ipvs, self.services) + going
+        told = difference({key: item for key, item in have.items() if item.kind == File.kind}, self.health_checks)
+        first = [each for each in told if each.action != ADD]
+        last = [each for each in told if each.action == ADD]
+        return coming + first + plan_services(of_ipvs, self.services) + going + last

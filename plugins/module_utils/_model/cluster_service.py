@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from .errors import SpecError
+from .health_check import HealthCheck
 from .ip_version import VERSIONS, IpVersion
 from .ipvs import service_parts
 from .ipvs_service import DRAIN_SECONDS, LONGEST_DRAIN, Declared
@@ -44,6 +45,7 @@ class ClusterServices:
     skipped: Tuple[Skipped, ...]
     backend: str = AUTO
     addresses: Tuple[str, ...] = ()
+    health_checks: Tuple[HealthCheck, ...] = ()
 
 
 def parse_cluster_services(data: Mapping[str, Any], addresses: Sequence[str]) -> ClusterServices:
@@ -61,7 +63,8 @@ def parse_cluster_services(data: Mapping[str, Any], addresses: Sequence[str]) ->
     declared = Declared(table.services, table.servers, device=DEVICE, drain=drain)
     nat = tuple(nat_of(table, node, version) for version in _versions(node.versions, declared))
     served = {service_parts(each.service).address for each in table.services} | set(node.primary.values())
-    return ClusterServices(declared, nat, table.skipped, backend, tuple(each for each in addresses if each in served))
+    own = tuple(each for each in addresses if each in served)
+    return ClusterServices(declared, nat, table.skipped, backend, own, table.health_checks)
 
 
 def _versions(allowed: Sequence[IpVersion], declared: Declared) -> List[IpVersion]:

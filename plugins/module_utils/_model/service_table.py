@@ -12,6 +12,7 @@ import ipaddress
 from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
 from .errors import SpecError
+from .health_check import HealthCheck
 from .ip_version import IpVersion, version_of
 from .ipvs import FLAGS, RealServer, VirtualService, service_name
 from .kubernetes.documents import Skipped
@@ -38,16 +39,6 @@ from .service_sets import (
     SetBuilder,
     SetEntries,
 )
-
-
-class HealthCheck(NamedTuple):
-    """A port where load balancers ask whether the node has endpoints of a service ("default/web"): 200 with some, 503
-    with none."""
-
-    service: str
-    version: IpVersion
-    port: int
-    endpoints: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import SpecError
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.ip_version import IPV4
 from tests.manifests import balanced, endpoint, endpoint_slice, node_port, servers, service, table
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "services.md"
@@ -47,6 +48,13 @@ def no_node_port_for_a_load_balancer() -> None:
     assert {each.service for each in found.services} == {"tcp 10.96.0.10:80", "tcp 198.51.100.1:80"}
 
 
+def health_checks_everywhere() -> None:
+    """kube-proxy listens at addresses that have node ports; ours are ports without addresses."""
+    local = balanced("198.51.100.1", externalTrafficPolicy="Local", healthCheckNodePort=30090)
+    chosen = table(local, node_port_addresses=["192.0.2.0/24"]).health_checks
+    assert chosen == table(local).health_checks == (("default/web", IPV4, 30090, 0),)
+
+
 def load_balancers_nobody_can_reach() -> None:
     for address in ("127.0.0.1", "224.0.0.1", "0.0.0.0", "::1", "ff02::1"):
         with pytest.raises(SpecError, match=r"ingress\[0\]\.ip: must not be unspecified, loopback, multicast"):
@@ -66,6 +74,7 @@ DIFFERENCES: dict[str, Callable[[], None]] = {
     "an endpoint that is in several slices": an_endpoint_in_two_slices,
     "node ports are never at addresses of the dummy device": no_node_ports_on_the_dummy,
     "a node port of type `LoadBalancer` may be left out": no_node_port_for_a_load_balancer,
+    "health check ports are at all addresses of the node": health_checks_everywhere,
     "addresses of load balancers must not be": load_balancers_nobody_can_reach,
     "limits of the API server on the size of slices": slices_of_any_size,
 }
