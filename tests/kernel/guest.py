@@ -57,10 +57,10 @@ class Kernel(Protocol):
     def modules(self) -> Path:
         """The directory with its modules below the name of its release. Skips the test where the kernel is missing."""
 
-    def command(self, init: Path, directory: Path) -> list[str]:
+    def command(self, init: Path, directory: Path, tap: str = "") -> list[str]:
         """What starts it with program ``init`` as its first process and the console on standard output.
 
-        ``directory`` is for files of the run.
+        ``directory`` is for files of the run. With ``tap``, a device where the command is started, eth0 leads there.
         """
 
 

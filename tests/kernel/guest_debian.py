@@ -20,7 +20,7 @@ from tests.kernel.guest import MEMORY_MIB, with_needed
 
 PROGRAM, PACKAGE, SHELL = "qemu-system-x86_64", "linux-image-amd64", "busybox-static"
 _TAG, _INIT_VARIABLE = "host", "guest_init"
-_BOOT_MODULES = ("virtio_pci", "9pnet_virtio", "9p")
+_BOOT_MODULES = ("virtio_pci", "virtio_net", "9pnet_virtio", "9p")
 #: What is kept of the kernel's modules, most of which drive hardware that no guest has.
 _KEPT_MODULES = ("arch", "crypto", "drivers/net", "drivers/virtio", "fs", "lib", "net")
 #: Bytes of one message between the guest and the files here: with the usual 128 KiB reading takes longer.
@@ -38,20 +38,24 @@ busybox poweroff -f
 class DebianKernel:
     """Always emulated: KVM inside of a virtual machine may be there and fail."""
 
+    def __init__(self, memory: int = MEMORY_MIB) -> None:
+        """``memory`` in MiB."""
+        self.memory = memory
+
     def modules(self) -> Path:
         return self._entry() / "lib/modules"
 
-    def command(self, init: Path, directory: Path) -> list[str]:
+    def command(self, init: Path, directory: Path, tap: str = "") -> list[str]:
         entry = self._entry()
         machine = ["-M", "pc", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2"]
-        plain = ["-m", f"{MEMORY_MIB}M", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+        plain = ["-m", f"{self.memory}M", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
         # Nobody attacks a guest from within: it need not pay for the kernel's countermeasures. On a busy machine it
         # gets too few ticks at first to believe that its timer works, and gives up.
         words = f"console=ttyS0 quiet mitigations=off no_timer_check panic=-1 {_INIT_VARIABLE}={init}"
         boot = ["-kernel", str(entry / "vmlinuz"), "-initrd", str(entry / "initrd"), "-append", words]
         files = f"local,id={_TAG},path=/,security_model=none,readonly=on,multidevs=remap"
         share = ["-fsdev", files, "-device", f"virtio-9p-pci,fsdev={_TAG},mount_tag={_TAG}"]
-        return [PROGRAM, *machine, *plain, *boot, *share, "-serial", "stdio"]
+        return [PROGRAM, *machine, *plain, *boot, *share, *(_network(tap) if tap else []), "-serial", "stdio"]
 
     def _entry(self) -> Path:
         if shutil.which(PROGRAM) is None:
@@ -60,6 +64,14 @@ class DebianKernel:
             return cache.built(f"guest-{cache.key(Path(__file__).read_text())}", build)
         except LabError as error:
             pytest.skip(f"needs the packages {PACKAGE} and {SHELL}: {error}")
+
+
+def _network(tap: str) -> list[str]:
+    # The device is there and up, and the guest does not boot from it.
+    return [
+        *("-netdev", f"tap,id={tap},ifname={tap},script=no,downscript=no"),
+        *("-device", f"virtio-net-pci,netdev={tap},romfile="),
+    ]
 
 
 def build(target: Path) -> None:

@@ -1,6 +1,6 @@
 # Copyright the Fairlead authors
 # SPDX-License-Identifier: Apache-2.0
-"""A User-mode Linux guest that stays, as a node on a tap device of a namespace, and does what it is told.
+"""A guest that stays, as a node on a tap device of a namespace, and does what it is told.
 
 Its files are this machine's, read only; /run is its own and in memory.
 """
@@ -18,21 +18,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.kernel import guest, inside
-from tests.kernel.guest_uml import UserModeLinux
+from tests.kernel.guest import Kernel
 from tests.kernel.namespaces import Namespace
+from tests.kernel.packet_filters import MULTI
 
 PORT = 7780
 BOOT_SECONDS = 120
 _TAP = "tap0"
 # The shell stays the first process: it collects processes that nobody waits for, as whoever waits for an end expects.
-# iptables-legacy under the plain names: the other kind needs what this kernel's nftables lacks.
-_LEGACY = tuple(f"{family}tables{suffix}" for family in ("ip", "ip6") for suffix in ("", "-save", "-restore"))
+_IPTABLES = tuple(f"{family}tables{suffix}" for family in ("ip", "ip6") for suffix in ("", "-save", "-restore"))
 _INIT = """#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs tmpfs /run
 mkdir -p /run/tmp /run/netns /run/bin
-for name in {legacy}; do ln -s /usr/sbin/xtables-legacy-multi /run/bin/$name; done
+[ -L /dev/stdin ] || ln -s /proc/self/fd/0 /dev/stdin
+for name in {names}; do ln -s /usr/sbin/{multi} /run/bin/$name; done
 export PATH=/run/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/run TMPDIR=/run/tmp {inside}=1 PYTHONDONTWRITEBYTECODE=1
 cd {root}
 {python} -m tests.kernel.guest {modules_dir} {modules}
@@ -47,26 +48,29 @@ ip link set eth0 up
 class GuestNode:
     """Up when made. ``addresses`` are those of eth0 with their prefix lengths, of which the first one is IPv4.
 
-    The namespace gets device ``tap0`` with the addresses ``host``. Skips the test where there is no such kernel.
+    The namespace gets device ``tap0`` with the addresses ``host``. ``iptables`` is the kind that commands of that name
+    are of. Skips the test where there is no such kernel.
     """
 
     def __init__(
         self,
+        kernel: Kernel,
         namespace: Namespace,
         directory: Path,
         addresses: Sequence[str],
         host: Sequence[str],
         modules: Sequence[str],
-        memory: int = 768,
+        # The other kind needs what nftables of User-mode Linux lacks.
+        iptables: str = "iptables-legacy",
     ) -> None:
         self.namespace, self.directory = namespace, directory
         self.address = addresses[0].partition("/")[0]
-        kernel = UserModeLinux(memory)
         available = kernel.modules()
         init = directory / "init"
         init.write_text(
             _INIT.format(
-                legacy=" ".join(_LEGACY),
+                names=" ".join(_IPTABLES),
+                multi=MULTI[iptables],
                 inside=guest.INSIDE,
                 root=Path(__file__).resolve().parents[2],
                 python=sys.executable,
@@ -81,7 +85,7 @@ class GuestNode:
         namespace.run(f"ip tuntap add {_TAP} mode tap")
         namespace.run(["sh", "-c", "".join(f"ip address add {address} dev {_TAP};" for address in host)])
         namespace.run(f"ip link set {_TAP} up")
-        command = [*kernel.command(init, directory), f"eth0=tuntap,{_TAP}", "net.ifnames=0"]
+        command = kernel.command(init, directory, _TAP)
         with self.console.open("w") as console:
             self._process = namespace.start(
                 command, stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True

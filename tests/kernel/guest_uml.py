@@ -24,7 +24,7 @@ class UserModeLinux:
             pytest.skip(f"needs {PROGRAM} with its modules, of package user-mode-linux")
         return MODULES
 
-    def command(self, init: Path, directory: Path) -> list[str]:
+    def command(self, init: Path, directory: Path, tap: str = "") -> list[str]:
         root = ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}", "quiet"]
         console = ["con=null", "con0=null,fd:1", "con1=null", f"uml_dir={directory}", f"mem={self.memory}M"]
-        return [PROGRAM, *root, *console]
+        return [PROGRAM, *root, *console, *([f"eth0=tuntap,{tap}"] if tap else [])]

@@ -9,7 +9,7 @@ import http.client
 import json
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,16 +89,16 @@ class HostKubeProxy:
 
 
 class GuestKubeProxy:
-    """In a guest, on User-mode Linux."""
+    """In a guest. ``before`` is the beginning of the command, which becomes kube-proxy in the end."""
 
     LOG = "/run/kube-proxy.log"
 
-    def __init__(self, node: GuestNode, program: Path) -> None:
-        self.node, self.program = node, program
+    def __init__(self, node: GuestNode, program: Path, before: Sequence[str] = ()) -> None:
+        self.node, self.program, self.before = node, program, before
         self.pid = 0
 
     def start(self, config: Path, *options: str) -> None:
-        self.pid = self.node.launch([str(self.program), f"--config={config}", *options], self.LOG)
+        self.pid = self.node.launch([*self.before, str(self.program), f"--config={config}", *options], self.LOG)
         wait_until(self._synced, "kube-proxy in the guest has applied all", SYNC_SECONDS, every=2)
 
     def _synced(self) -> bool:

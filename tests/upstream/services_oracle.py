@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.kernel.guest_node import GuestNode
+from tests.kernel.guest_uml import UserModeLinux
 from tests.kernel.namespaces import Namespaces
 from tests.upstream import kube_proxy
 from tests.upstream.kubernetes_api import KubernetesApi, Object
@@ -20,6 +21,7 @@ from tests.upstream.lan import set_sysctls
 from tests.upstream.service_cases import NODE, SERVICE_RANGES
 
 API_ADDRESS = "192.0.2.1"
+MEMORY_MIB = 768
 STATE_SECONDS = 120
 _READ = """
 echo =ipvs; ipvsadm-save -n
@@ -49,7 +51,8 @@ class Oracle:
         set_sysctls(namespace, {"ipv6/conf/default/accept_dad": 0})
         first = next(iter(NODE["interfaces"]))
         host = [f"{API_ADDRESS}/24", "2001:db8::1/64"]
-        self.node = GuestNode(namespace, directory, NODE["interfaces"][first], host, kube_proxy.MODULES)
+        addresses = NODE["interfaces"][first]
+        self.node = GuestNode(UserModeLinux(MEMORY_MIB), namespace, directory, addresses, host, kube_proxy.MODULES)
         self.proxy = kube_proxy.GuestKubeProxy(self.node, kubernetes / "kube-proxy")
         self.api = KubernetesApi(namespace, directory / "api", API_ADDRESS, ",".join(SERVICE_RANGES))
         try:
