@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ import yaml
 
 from tests.kernel.namespaces import Namespace
 from tests.lab.cluster import TOP, Cluster, Run
+from tests.lab.test_services import CLIENT
 from tests.upstream import builds, kubernetes_api
 from tests.upstream.conftest import Programs
 from tests.upstream.lan import wait_until
@@ -92,6 +95,19 @@ class Site:
                 return
             assert time.monotonic() < until, f"{inside}\n{outside.stdout}{outside.stderr}"
             time.sleep(1)
+
+    @contextlib.contextmanager
+    def clients(self) -> Iterator[None]:
+        """One after the other from outside: none of them notices what happens in the block."""
+        command = [sys.executable, "-c", CLIENT, f"http://{self.address}:{NODE_PORT}/", "0"]
+        process = self.namespace.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            yield
+            answers = process.communicate(timeout=60)[0].splitlines()
+        finally:
+            process.kill()
+            process.communicate()
+        assert len(answers) > 10 and [each for each in answers if not each.endswith(" answered")] == []
 
     def state(self) -> str:
         return self.shell(f"sha256sum {UNIT} {FILES}/*; find /opt/kube-proxy; systemctl is-active kube-proxy")
@@ -199,12 +215,14 @@ def test_container_changes_to_iptables_and_back(container: Site) -> None:
     announced = container.play("switch_proxy_mode", "--check", "--diff", kube_proxy_mode="iptables")
     assert "table ip kube-proxy of nftables" in announced.output
     assert (container.state(), container.shell("nft list tables")) == (before, tables)
-    changed = container.play("switch_proxy_mode", kube_proxy_mode="iptables").total("changed")
+    with container.clients():
+        changed = container.play("switch_proxy_mode", kube_proxy_mode="iptables").total("changed")
     assert changed == announced.total("changed")
     container.assert_serves()
     assert "kube-proxy" not in container.shell("nft list tables")
     assert "KUBE-SVC-" in container.shell("iptables-save")
-    container.play("switch_proxy_mode", kube_proxy_mode="nftables")
+    with container.clients():
+        container.play("switch_proxy_mode", kube_proxy_mode="nftables")
     container.assert_serves()
     # kubelet has it too, so kube-proxy does not remove it either.
     left = container.shell("iptables-save; ip6tables-save").replace("KUBE-FIREWALL", "")
@@ -258,7 +276,8 @@ def test_mode_changes_to_iptables_with_nothing_of_ipvs_left_and_nothing_of_other
     announced = own_kernel.play("switch_proxy_mode", "--check", "--diff", kube_proxy_mode="iptables").output
     missing = [each for each in (f"virtual service tcp {CLUSTER_IP}:80", *made["sets"]) if each not in announced]
     assert (missing, of_kube_proxy(own_kernel)) == ([], made)
-    own_kernel.play("switch_proxy_mode", kube_proxy_mode="iptables")
+    with own_kernel.clients():
+        own_kernel.play("switch_proxy_mode", kube_proxy_mode="iptables")
     own_kernel.assert_serves()
     found = of_kube_proxy(own_kernel)
     assert found.pop("iptables chains")
@@ -270,7 +289,8 @@ def test_mode_changes_to_iptables_with_nothing_of_ipvs_left_and_nothing_of_other
 
 def test_mode_goes_back_to_ipvs_the_same_way(own_kernel: Site) -> None:
     before = foreign(own_kernel)
-    own_kernel.play("switch_proxy_mode")
+    with own_kernel.clients():
+        own_kernel.play("switch_proxy_mode")
     own_kernel.assert_serves()
     wait_until(lambda: "KUBE-6-CLUSTER-IP" in of_kube_proxy(own_kernel)["sets"], "there are sets of IPv6", 90, 1)
     found = of_kube_proxy(own_kernel)

@@ -8,6 +8,7 @@ from outside are in the namespace at the other end of its link. The tests run in
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -18,13 +19,18 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.fairlead.cluster.plugins.module_utils._model.kube_proxy import as_yaml, configuration
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.kube_proxy import (
+    as_yaml,
+    configuration,
+    unit_text,
+)
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.kube_proxy_checks import parse_kube_proxy
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.kube_proxy_options import KubeProxy
 from tests.kernel.conftest import MODULES
 from tests.kernel.guest_debian import DebianKernel
 from tests.kernel.guest_node import GuestNode
 from tests.kernel.namespaces import Namespace, Namespaces
-from tests.kernel.service_flows import Servers, ask
+from tests.kernel.service_flows import Servers, ask, asking
 from tests.lab.cluster import TOP
 from tests.upstream import builds, capture
 from tests.upstream.conftest import Programs
@@ -80,9 +86,9 @@ add chain inet other c {{ type filter hook input priority 0; }}; add rule inet o
 # It answers as where kmod finds the modules loaded.
 printf '#!/bin/sh\nexit 0\n' >{BIN}/modprobe; chmod +x {BIN}/modprobe
 """
-# The unit of role kube_proxy keeps kube-proxy from calling modprobe, by such a mount. In mode nftables kube-proxy would
-# take its success for a sign that IPVS is to be cleaned, and remove all virtual services.
-AS_IN_UNIT = ("unshare", "--mount", "sh", "-ec", f'mount --bind /dev/null {BIN}/modprobe; exec "$@"', "sh")
+# The unit of role kube_proxy hides from kube-proxy what it cleans up after other modes with, by such mounts. In mode
+# nftables it would take modprobe's success for a sign that IPVS is to be cleaned, and remove all virtual services.
+_HIDE = 'for path in {paths}; do mount --bind /dev/null $path; done; exec "$@"'
 # By the fields of State.
 _COMMANDS = {
     "services": "ipvsadm-save -n | sort",
@@ -143,15 +149,21 @@ class Site:
     def __init__(self, namespace: Namespace, node: GuestNode, program: Path, kubeconfig: Path) -> None:
         self.namespace, self.node, self.kubeconfig = namespace, node, kubeconfig
         self.program = program
-        self.proxy = GuestKubeProxy(node, program, AS_IN_UNIT)
+        self.proxy = GuestKubeProxy(node, program)
 
     def run_kube_proxy(self, mode: str) -> None:
-        """With the configuration that the role writes."""
+        """With the configuration that the role writes, and without the commands that its unit hides."""
+        proxy = self._variables(mode)
+        hidden = re.findall(r"-/usr/sbin/(\S+)", unit_text(proxy, "", "").partition("InaccessiblePaths=")[2])
+        assert "modprobe" in hidden
+        paths = self.node.out(["sh", "-c", 'for name in "$@"; do command -v $name; done', "sh", *hidden]).split()
         self.proxy.stop()
-        self.node.run(["sh", "-c", f"cat >{DIRECTORY}/config.yaml"], data=as_yaml(self._configuration(mode)))
+        config = as_yaml(configuration(proxy, str(self.kubeconfig)))
+        self.node.run(["sh", "-c", f"cat >{DIRECTORY}/config.yaml"], data=config)
+        self.proxy.before = ("unshare", "--mount", "sh", "-ec", _HIDE.format(paths=" ".join(paths)), "sh")
         self.proxy.start(Path(DIRECTORY, "config.yaml"))
 
-    def _configuration(self, mode: str) -> dict[str, Any]:
+    def _variables(self, mode: str) -> KubeProxy:
         variables = {
             "cluster_api_server": f"https://{API_ADDRESS}:6443",
             "cluster_pod_cidr": "10.244.0.0/16",
@@ -162,7 +174,7 @@ class Site:
             "kube_proxy_hostname_override": NODE["name"],
             "kube_proxy_metrics_bind_address": f"0.0.0.0:{METRICS_PORT}",
         }
-        return configuration(parse_kube_proxy(variables), str(self.kubeconfig))
+        return parse_kube_proxy(variables)
 
     def clean(self, keep: str, check: bool = False) -> dict[str, Any]:
         """Module kube_proxy_state, as role kube_proxy calls it."""
@@ -184,6 +196,16 @@ class Site:
         lines = {name: tuple(line.strip() for line in body.splitlines()) for name, _, body in parts}
         rules = {name: tuple(_rules(lines[name])) for name in ("iptables", "ip6tables")}
         return State(**{**lines, **rules})
+
+    @contextlib.contextmanager
+    def clients(self) -> Iterator[None]:
+        """One after the other from outside: none of them notices what happens in the block."""
+        with contextlib.ExitStack() as stack:
+            asked = {each: stack.enter_context(asking(self.namespace, each, NODE_PORT)) for each in NODE["addresses"]}
+            yield
+        assert {address: set(answers) for address, answers in asked.items()} == {
+            address: {f"pod {address}"} for address in asked
+        }
 
     def answers(self) -> dict[str, str]:
         """Who answers, and whom it sees: the service's own addresses from the node, its port from outside."""
@@ -276,7 +298,8 @@ def test_mode_nftables_serves_and_leaves_virtual_services_alone(site: Site) -> N
     site.proxy.stop()
     site.node.run("ipvsadm -R", data=OTHERS)
     before = site.state()
-    site.run_kube_proxy("nftables")
+    with site.clients():
+        site.run_kube_proxy("nftables")
     assert site.answers() == SERVES
     found = site.state()
     assert found.services == before.services and found.sets == before.sets and found.device == before.device
@@ -290,7 +313,8 @@ def test_all_that_mode_ipvs_left_goes_and_nothing_of_others(site: Site) -> None:
     assert all(before.of_ipvs().values())
     announced = site.clean("nftables", check=True)
     assert announced["changed"] and site.state() == before
-    done = site.clean("nftables")
+    with site.clients():
+        done = site.clean("nftables")
     assert done["changed"] and done["operations"] == announced["operations"]
     found = site.state()
     assert not any(found.of_ipvs().values())
@@ -303,8 +327,12 @@ def test_all_that_mode_ipvs_left_goes_and_nothing_of_others(site: Site) -> None:
 
 def test_mode_goes_back_to_ipvs_the_same_way(site: Site) -> None:
     before = site.state()
-    site.run_kube_proxy("ipvs")
-    assert not site.clean("ipvs")["changed"]
+    with site.clients():
+        site.run_kube_proxy("ipvs")
+        both = site.state()
+        done = site.clean("ipvs")
+    assert both.of_nftables() == before.of_nftables() and all(both.of_ipvs().values())
+    assert sorted(done["operations"]) == [f"- table {name} kube-proxy of nftables" for name in ("ip", "ip6")]
     found = site.state()
     assert not found.of_nftables() and all(found.of_ipvs().values())
     # kube-proxy in this mode removes services that it is not told to leave alone.

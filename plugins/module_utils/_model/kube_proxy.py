@@ -12,7 +12,7 @@ import ipaddress
 import json
 from typing import Any, ClassVar, Dict, Iterator, List, Mapping, Optional
 
-from .kube_proxy_options import IPTABLES, NFTABLES, PRIMARY, KubeProxy
+from .kube_proxy_options import IPTABLES, IPVS, NFTABLES, PRIMARY, KubeProxy
 from .release import Product, Release
 
 # In every file that role kube_proxy writes on a node: by this they are known to be ours.
@@ -37,6 +37,13 @@ PRODUCT = Product(
     trial=("kube-proxy", "--version"),
     example="1.36.3",
 )
+# Commands that kube-proxy calls for nothing but to clean up after other modes, by mode.
+_FOR_CLEANING = {
+    NFTABLES: ("modprobe", "iptables", "ip6tables"),
+    IPTABLES: ("modprobe", "nft"),
+    IPVS: ("modprobe", "nft"),
+}
+_COMMAND_DIRECTORIES = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 # kube-proxy must not load modules, and one variant of iptables does it itself.
 _LOAD_IPTABLES = """\
 ExecStartPre=-+iptables -w -t nat --list-rules PREROUTING
@@ -73,8 +80,9 @@ ProtectHome=true
 ProtectHostname=true
 ProtectKernelLogs=true
 ProtectKernelModules=true
-# In mode nftables kube-proxy removes all virtual services of IPVS at each start, and others' too, if it can call it.
-InaccessiblePaths=-/usr/sbin/modprobe -/sbin/modprobe
+# At each start kube-proxy removes what other modes have made, before it has made anything itself, and in mode nftables
+# all virtual services of IPVS, others' too. It cannot where it cannot call these.
+InaccessiblePaths={hidden}
 ProtectSystem=strict
 ReadWritePaths=/run
 RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX
@@ -242,7 +250,9 @@ def optional_sysctls(proxy: KubeProxy) -> Dict[str, int]:
 def unit_text(proxy: KubeProxy, command: str, mark: str) -> str:
     """The unit that starts kube-proxy by ``command``, with ``mark``, an assignment, in its environment."""
     before = "" if proxy.mode == NFTABLES else _LOAD_IPTABLES
-    return _UNIT.format(banner=BANNER, before=before, command=command, mark=mark, score=proxy["oom_score_adj"])
+    paths = [f"-{directory}/{name}" for name in _FOR_CLEANING[proxy.mode] for directory in _COMMAND_DIRECTORIES]
+    words = {"banner": BANNER, "before": before, "command": command, "mark": mark, "hidden": " ".join(paths)}
+    return _UNIT.format(**words, score=proxy["oom_score_adj"])
 
 
 def as_yaml(document: Mapping[str, Any]) -> str:
