@@ -24,6 +24,9 @@ extends_documentation_fragment: fairlead.cluster.attributes
 notes:
   - Takes what kube-proxy takes on a node. On a node with a running kube-proxy, use that.
   - The sysctl C(net.ipv4.vs.conntrack) must be 1 for masquerading; role fairlead.cluster.services sets it and others.
+  - Of services with C(healthCheckNodePort), C(/run/fairlead/health_checks.json) has how many endpoints are ready. The
+    node runtime answers load balancers from it where C(fairlead-health.path) is started, as role
+    fairlead.cluster.services does.
 options:
   objects:
     description:

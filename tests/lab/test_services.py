@@ -21,6 +21,7 @@ import pytest
 from lab import state
 from tests.lab.cluster import TOP, Cluster
 from tests.lab.test_site import dump
+from tests.manifests import endpoint_slice, service
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
@@ -30,6 +31,8 @@ NODES = ("cp1", "w1")
 CP1, OUTSIDE = "192.0.2.11", "192.0.2.1"
 ADDRESSES = {"cp1": CP1, "w1": "192.0.2.14"}
 CLUSTER_IP, CLUSTER_IP6, EXTERNAL_IP, BALANCER = "10.96.0.80", "[fd00:10:96::80]", "198.51.100.80", "203.0.113.80"
+#: Of the service with policy Local, and of one with session affinity and two protocols.
+LOCAL_CLUSTER_IP, LOCAL_BALANCER, STICKY = "10.96.0.81", "203.0.113.81", "10.96.0.82"
 NODE_PORT, LOCAL_NODE_PORT, HEALTH_CHECK_PORT = 30080, 30081, 30082
 # Asks each URL COUNT times, with 0 until standard input ends, and prints the first line of each answer, or what went
 # wrong. Python is on every node, curl is not.
@@ -44,6 +47,23 @@ for url, count in zip(sys.argv[1::2], map(int, sys.argv[2::2])):
             print(url, opener.open(url, timeout=10).read().decode().split(chr(10))[0], flush=True)
         except OSError as error:
             print(url, 'FAILED', error, flush=True)
+"""
+# The same by datagrams, from and to port 8080 of pods.
+DATAGRAMS = """
+import socket, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(('', 8080))
+while True:
+    client = server.recvfrom(99)[1]
+    server.sendto(f'{sys.argv[1]} {client[0]}'.encode(), client)
+"""
+SENDER = """
+import socket, sys
+for number in range(4):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(20)
+        client.sendto(b'?', (sys.argv[1], int(sys.argv[2])))
+        print(client.recv(99).decode())
 """
 
 
@@ -73,7 +93,7 @@ def test_pods_nodes_and_outsiders_are_answered_by_all_endpoints(cluster: Cluster
     cluster_ips = [f"http://{each}/" for each in (CLUSTER_IP, CLUSTER_IP6)]
     outside = [f"http://{CP1}:{NODE_PORT}/", f"http://{EXTERNAL_IP}/", f"http://{BALANCER}/"]
     command = ["ip", "-n", state.load(cluster.name).netns, "route", "replace"]
-    for address in (EXTERNAL_IP, BALANCER):
+    for address in (EXTERNAL_IP, BALANCER, LOCAL_BALANCER):
         subprocess.run([*command, f"{address}/32", "via", CP1], check=True)
     answered = ask(on(cluster, "cp1", pod=True), cluster_ips)
     answered.update(ask(on(cluster, "w1"), [*cluster_ips, outside[0]]))
@@ -83,9 +103,25 @@ def test_pods_nodes_and_outsiders_are_answered_by_all_endpoints(cluster: Cluster
 
 
 def test_with_policy_local_endpoints_of_the_node_see_the_client(cluster: Cluster) -> None:
-    url = f"http://{CP1}:{LOCAL_NODE_PORT}/"
-    assert ask(outsider(cluster), [url])[url] == [f"cp1 {OUTSIDE}"] * 4
+    urls = [f"http://{CP1}:{LOCAL_NODE_PORT}/", f"http://{LOCAL_BALANCER}/"]
+    assert ask(outsider(cluster), urls) == dict.fromkeys(urls, [f"cp1 {OUTSIDE}"] * 4)
     assert healthy(cluster) == {"cp1", "w1"}
+
+
+def test_client_stays_with_an_endpoint_and_datagrams_are_balanced_too(cluster: Cluster) -> None:
+    url = f"http://{STICKY}/"
+    pod, node = (ask(on(cluster, "cp1", pod=inside), [url])[url] for inside in (True, False))
+    assert len(set(pod)) == len(set(node)) == 1 and {pod[0].split(" ")[0], node[0].split(" ")[0]} <= set(NODES)
+    for name in NODES:
+        command = ["ip", "netns", "exec", "web-example", "python3", "-c", DATAGRAMS, name]
+        cluster.run(name, "systemd-run", "-q", "--unit=datagrams", *command)
+    answers = cluster.run("w1", "python3", "-c", SENDER, STICKY, "53").splitlines()
+    assert len(answers) == 4 and len(set(answers)) == 1 and answers[0].split(" ")[0] in NODES
+
+
+def test_kernel_has_what_the_services_say_and_nothing_else(cluster: Cluster) -> None:
+    for node in NODES:
+        assert sorted(cluster.run(node, "ipvsadm-save", "-n").splitlines()) == sorted(saved(cluster, node)), node
 
 
 def test_an_endpoint_is_drained_without_a_failed_request(cluster: Cluster) -> None:
@@ -124,13 +160,60 @@ def pods(cluster: Cluster, wanted: str) -> None:
     cluster.playbook("../examples/services/pods", "-e", json.dumps(variables))
 
 
+def saved(cluster: Cluster, node: str) -> Iterator[str]:
+    """Lines that ipvsadm has to print: each service with its endpoints. Node ports are at all addresses of the node."""
+    pods = [(pod["node"], each) for pod in listed_pods(cluster) for each in pod["addresses"]]
+    links = json.loads(cluster.run(node, "ip", "-j", "address", "show", "up"))
+    infos = [info for link in links if link["ifname"] != "lo" for info in link["addr_info"]]
+    own = [info["local"] for info in infos if info["scope"] == "global"]
+    assert ADDRESSES[node] in own and any(":" in each for each in own)
+    own4 = [each for each in own if ":" not in each]
+    for places, port, words, local in (
+        ([CLUSTER_IP, CLUSTER_IP6.strip("[]"), EXTERNAL_IP, BALANCER], 80, "-t {} -s rr", False),
+        (own, NODE_PORT, "-t {} -s rr", False),
+        ([LOCAL_CLUSTER_IP], 80, "-t {} -s rr", False),
+        ([LOCAL_BALANCER], 80, "-t {} -s rr", True),
+        (own4, LOCAL_NODE_PORT, "-t {} -s rr", True),
+        ([STICKY], 80, "-t {} -s rr -p 10800", False),
+        ([STICKY], 53, "-u {} -s rr -p 10800", False),
+    ):
+        for place in places:
+            service = words.format(at(place, port))
+            yield f"-A {service}"
+            for where, pod in pods:
+                if (":" in pod) == (":" in place) and where in ([node] if local else NODES):
+                    yield f"-a {' '.join(service.split(' ')[:2])} -r {at(pod, 8080)} -m -w 1"
+
+
+def at(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def listed_pods(cluster: Cluster) -> Any:
+    return json.loads((cluster.directory / "pods.json").read_text())
+
+
+def sticky(pods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    ports = [
+        {"name": name, "protocol": protocol, "port": port}
+        for name, protocol, port in (("http", "TCP", 80), ("dns", "UDP", 53))
+    ]
+    endpoints = [
+        {"addresses": [each], "nodeName": pod["node"]} for pod in pods for each in pod["addresses"] if ":" not in each
+    ]
+    targets = [{**port, "port": 8080} for port in ports]
+    made = service("sticky", clusterIP=STICKY, sessionAffinity="ClientIP", ports=ports)
+    return [made, endpoint_slice(*endpoints, of="sticky", ports=targets)]
+
+
 def services(cluster: Cluster, without: str = "") -> Any:
     """``without`` is a node whose pod is to be no endpoint any more."""
-    listed = json.loads((cluster.directory / "pods.json").read_text())
+    pods = [pod for pod in listed_pods(cluster) if pod["node"] != without]
     template = jinja2.Template((EXAMPLES / "endpoints.yml.j2").read_text())
     endpoints = cluster.directory / "endpoints.yml"
-    endpoints.write_text(template.render(pods=[pod for pod in listed if pod["node"] != without]))
-    variables = {"services_files": [str(EXAMPLES / "web.yml"), str(endpoints)], "services_drain_seconds": 60}
+    endpoints.write_text(template.render(pods=pods))
+    files = [str(EXAMPLES / "web.yml"), str(endpoints)]
+    variables = {"services_files": files, "services_objects": sticky(pods), "services_drain_seconds": 60}
     return cluster.playbook("services", "-e", json.dumps(variables))
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .._engine import Adapter, Combined, Outcome, together
 from .._engine import converge as engine_converge
@@ -14,14 +14,15 @@ from .._model.cluster_service import DEVICE, ClusterServices, addresses_of, made
 from .._model.errors import FairleadError, PrerequisiteError
 from .._model.files import File
 from .._model.filter_items import FilterEntry, FilterObject, FilterRule
-from .._model.health_check import health_check_text
-from .._model.item import State, state_of
+from .._model.health_check import HealthCheck
+from .._model.item import State
 from .._model.kubernetes.documents import Skipped
 from .._model.masquerade import AUTO
 from .._netlink.dummy import elsewhere
 from .._netlink.ipvs_adapter import IpvsAdapter
+from .._plan.health_check import plan_health_checks
 from .._plan.ipvs import OVERRIDDEN, Wanted, plan_services
-from .._plan.operation import ADD, DELETE, Operation, difference
+from .._plan.operation import DELETE, Operation, difference
 from .._system import iptables
 from .._system.files import RUN_DIRECTORY, FileAdapter
 from .._system.lock import exclusive
@@ -82,7 +83,7 @@ class Run:
         rules = FilterAdapter(holders)
         adapters: Dict[str, Adapter] = {**dict.fromkeys(_IPVS, services), **dict.fromkeys(_FILTER, rules)}
         adapters[File.kind] = FileAdapter([HEALTH_CHECKS])
-        plan = _Plan(self._services(), self._rules(ways), self._health_checks())
+        plan = _Plan(self._services(), self._rules(ways), self.wanted.health_checks)
         return together(modules, engine_converge(Combined(adapters), plan, self.check, self._around))
 
     def kept(self) -> Optional[Dict[str, Any]]:
@@ -107,10 +108,6 @@ class Run:
     def _services(self) -> Wanted:
         own = frozenset(self.wanted.addresses)
         return wanted_services(self.wanted.declared, OVERRIDDEN, self._earlier(), [DEVICE], own)
-
-    def _health_checks(self) -> State:
-        checks = self.wanted.health_checks
-        return state_of([File(HEALTH_CHECKS, health_check_text(checks))] if checks else [])
 
     def _earlier(self) -> FrozenSet[str]:
         names: List[str] = []
@@ -155,10 +152,9 @@ class Run:
 
 
 class _Plan:
-    """Rules come before the services that need them, and go after them. Load balancers are told of a node when it is
-    ready, and told of the end before endpoints are drained."""
+    """Rules come before the services that need them, and go after them."""
 
-    def __init__(self, services: Wanted, rules: State, health_checks: State) -> None:
+    def __init__(self, services: Wanted, rules: State, health_checks: Sequence[HealthCheck]) -> None:
         self.services = services
         self.rules = rules
         self.health_checks = health_checks
@@ -169,7 +165,5 @@ class _Plan:
         rules = difference(of_filter, self.rules, {FilterObject.kind: 0, FilterEntry.kind: 1, FilterRule.kind: 2})
         coming = [each for each in rules if each.action != DELETE]
         going = [each for each in rules if each.action == DELETE]
-        told = difference({key: item for key, item in have.items() if item.kind == File.kind}, self.health_checks)
-        first = [each for each in told if each.action != ADD]
-        last = [each for each in told if each.action == ADD]
-        return coming + first + plan_services(of_ipvs, self.services) + going + last
+        told = plan_health_checks(have, HEALTH_CHECKS, self.health_checks)
+        return told.first + coming + plan_services(of_ipvs, self.services) + going + told.last

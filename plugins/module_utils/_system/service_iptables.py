@@ -108,7 +108,7 @@ def _wanted_rules(nat: ServiceNat) -> Dict[str, List[str]]:
             f"{match('cluster')} {mark}",
         ],
         SOURCE: [
-            f"{match('hairpins')} {COMMENT} -j MASQUERADE --random-fully",
+            f"{match('hairpins')} {mark}",
             f"-m mark ! --mark {_MARKED} {COMMENT} -j RETURN",
             f"{COMMENT} -j MARK --set-xmark 0x0/{MARK:#x}",
             f"{COMMENT} -j MASQUERADE --random-fully",

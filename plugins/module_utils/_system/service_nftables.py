@@ -94,13 +94,12 @@ def _form(name: str, version: IpVersion) -> Dict[str, Any]:
 
 def _marking_rules(nat: ServiceNat) -> List[List[_Expression]]:
     source, place = _payload(nft_name(nat.version), "saddr"), _place(nat.version)
-    mark = {"mangle": {"key": _mark(), "value": {"|": [_mark(), MARK]}}}
     pods = () if nat.masquerade_all else nat.pods
     return [
-        [_in(place, "outside"), mark],
-        [_in([source], "addresses"), mark],
+        [_in(place, "outside"), _give_mark()],
+        [_in([source], "addresses"), _give_mark()],
         *([_match("==", source, _prefix(str(network))), {"return": None}] for network in pods),
-        [_in(place, "cluster"), mark],
+        [_in(place, "cluster"), _give_mark()],
     ]
 
 
@@ -109,7 +108,7 @@ def _source_rules(nat: ServiceNat) -> List[List[_Expression]]:
     marked = _match("==", {"&": [_mark(), MARK]}, MARK)
     unmark = {"mangle": {"key": _mark(), "value": {"&": [_mark(), 0xFFFFFFFF ^ MARK]}}}
     return [
-        [_in([*_place(nat.version), source], "hairpins"), _MASQUERADE],
+        [_in([*_place(nat.version), source], "hairpins"), _give_mark()],
         [marked, unmark, _MASQUERADE],
     ]
 
@@ -141,6 +140,10 @@ def _place(version: IpVersion) -> List[_Expression]:
 
 def _mark() -> _Expression:
     return {"meta": {"key": "mark"}}
+
+
+def _give_mark() -> _Expression:
+    return {"mangle": {"key": _mark(), "value": {"|": [_mark(), MARK]}}}
 
 
 def _match(operator: str, left: Any, right: Any) -> _Expression:

@@ -13,7 +13,10 @@ import pytest
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import SpecError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.ip_version import IPV4
-from tests.manifests import balanced, endpoint, endpoint_slice, node_port, servers, service, table
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.service_nat import nat_of
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.service_node import parse_node
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.service_sets import HEALTH_CHECK_PORT
+from tests.manifests import NODE, balanced, endpoint, endpoint_slice, node_port, servers, service, table
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "reference" / "services.md"
 
@@ -48,6 +51,14 @@ def no_node_port_for_a_load_balancer() -> None:
     assert {each.service for each in found.services} == {"tcp 10.96.0.10:80", "tcp 198.51.100.1:80"}
 
 
+def health_checks_are_not_let_in() -> None:
+    """kube-proxy has a rule with set KUBE-HEALTH-CHECK-NODE-PORT."""
+    local = balanced("198.51.100.1", externalTrafficPolicy="Local", healthCheckNodePort=30090)
+    found = table(local)
+    assert found.sets[HEALTH_CHECK_PORT][IPV4] == ((30090,),)
+    assert "30090" not in str(nat_of(found, parse_node(NODE), IPV4))
+
+
 def health_checks_everywhere() -> None:
     """kube-proxy listens at addresses that have node ports; ours are ports without addresses."""
     local = balanced("198.51.100.1", externalTrafficPolicy="Local", healthCheckNodePort=30090)
@@ -74,6 +85,7 @@ DIFFERENCES: dict[str, Callable[[], None]] = {
     "an endpoint that is in several slices": an_endpoint_in_two_slices,
     "node ports are never at addresses of the dummy device": no_node_ports_on_the_dummy,
     "a node port of type `LoadBalancer` may be left out": no_node_port_for_a_load_balancer,
+    "no rule lets packets to health check ports in": health_checks_are_not_let_in,
     "health check ports are at all addresses of the node": health_checks_everywhere,
     "addresses of load balancers must not be": load_balancers_nobody_can_reach,
     "limits of the API server on the size of slices": slices_of_any_size,

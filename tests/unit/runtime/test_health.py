@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -103,8 +104,8 @@ def test_load_balancer_learns_of_endpoints_and_of_changes(node: Node) -> None:
         assert status(none) == 503
         # Each IP version has a count of its own.
         assert ask(six) is None and ask(some, "::1") is None
-        others = [ask(some, method=method) for method in ("OPTIONS", "HEAD")]
-        assert [(each[0], bool(each[2])) for each in others if each] == [(200, True), (200, False)]
+        others = [ask(some, method=method) for method in ("OPTIONS", "POST", "HEAD")]
+        assert [(each[0], bool(each[2])) for each in others if each] == [(200, True), (200, True), (200, False)]
         node.tell(HealthCheck("default/web", IPV4, some, 0))
         wait(lambda: status(some) == 503)
         assert ask(none) is None
@@ -122,6 +123,59 @@ def test_silent_client_holds_up_nobody(node: Node) -> None:
             started = time.monotonic()
             assert status(port) == 200
             assert time.monotonic() - started < 4
+
+
+def test_client_that_takes_its_time_is_left_alone(node: Node) -> None:
+    """However often it says another word."""
+    port = free_port()
+    node.tell(HealthCheck("default/web", IPV4, port, 1))
+    with node.responder():
+        wait(lambda: ask(port))
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.settimeout(0.5)
+            started, ended = time.monotonic(), False
+            while not ended:
+                assert time.monotonic() - started < SECONDS
+                with contextlib.suppress(TimeoutError):
+                    client.send(b"x")
+                    ended = client.recv(1) == b""
+
+
+def test_clients_that_come_at_once_and_go_without_a_word(node: Node) -> None:
+    """Load balancers that try the port alone, and many of them; the journal has nothing of it."""
+    port = free_port()
+    node.tell(HealthCheck("default/web", IPV4, port, 1))
+    reset = struct.pack("ii", 1, 0)
+    with node.responder():
+        wait(lambda: ask(port))
+        for _time in range(3):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        clients = [socket.create_connection(("127.0.0.1", port), timeout=SECONDS) for _client in range(60)]
+        try:
+            assert status(port) == 200
+        finally:
+            for client in clients:
+                client.close()
+    assert node.log.read_text() == ""
+
+
+def test_another_version_of_the_runtime_takes_over(node: Node, tmp_path: Path) -> None:
+    """It ends when the path it was started by leads elsewhere, and is started anew because the file is there."""
+    link, other = tmp_path / "current", tmp_path / "other"
+    other.mkdir()
+    link.symlink_to(node.installed)
+    node.tell(HealthCheck("default/web", IPV4, free_port(), 1))
+    process = subprocess.Popen([str(link / "bin/fairlead"), "health", "--file", str(node.file)])
+    try:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)
+        link.unlink()
+        link.symlink_to(other)
+        assert process.wait(SECONDS) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_port_of_somebody_else_is_told_of_once_and_taken_when_it_is_free(node: Node) -> None:
