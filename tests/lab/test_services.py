@@ -71,6 +71,8 @@ for number in range(4):
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     directory = tmp_path_factory.mktemp("services")
     with Cluster("test-services", directory, "tests/inventories/services", kind="uml") as lab:
+        for node in NODES:
+            lab.run(node, "sh", "-c", "apt-get -qq update && apt-get -qq -y install ipvsadm")
         yield lab
 
 
@@ -164,7 +166,7 @@ def saved(cluster: Cluster, node: str) -> Iterator[str]:
     """Lines that ipvsadm has to print: each service with its endpoints. Node ports are at all addresses of the node."""
     pods = [(pod["node"], each) for pod in listed_pods(cluster) for each in pod["addresses"]]
     links = json.loads(cluster.run(node, "ip", "-j", "address", "show", "up"))
-    infos = [info for link in links if link["ifname"] != "lo" for info in link["addr_info"]]
+    infos = [info for link in links if link.get("ifname") != "lo" for info in link.get("addr_info", [])]
     own = [info["local"] for info in infos if info["scope"] == "global"]
     assert ADDRESSES[node] in own and any(":" in each for each in own)
     own4 = [each for each in own if ":" not in each]

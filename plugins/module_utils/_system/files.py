@@ -18,8 +18,8 @@ from .._model.files import File
 from .._model.item import State, state_of
 from .._plan.operation import DELETE, Operation
 
-# For what a boot makes moot: locks, notes of reloads that are due, what load balancers are told. Tests say another place
-# in the environment.
+# For what a boot makes moot: locks, notes of reloads that are due, what load balancers are told. Tests say another
+# place in the environment.
 RUN_DIRECTORY = os.environ.get("FAIRLEAD_RUN_DIR") or "/run/fairlead"
 
 
