@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.kernel import guest
+from tests.kernel.conftest import RunModule
 from tests.kernel.guest import Kernel
 from tests.kernel.guest_debian import DebianKernel
 from tests.kernel.guest_uml import UserModeLinux
+from tests.kernel.namespaces import Namespaces
 
 #: Kernel modules of the guests.
 _NETWORK = ("veth", "bridge", "dummy", "sctp", "ip_vs", "ip_vs_rr")
@@ -56,3 +58,19 @@ def test_in_a_kernel_with_ipvs(name: str, tmp_path: Path) -> None:
     output = guest.run_tests(kernel(), [*files, "-k", chosen], modules, tmp_path, SECONDS)
     passed = re.search(r"(\d+) passed", output)
     assert passed is not None and int(passed[1]) >= count, output
+
+
+@pytest.mark.skipif(HAS_IPVS, reason="this kernel has IPVS")
+def test_without_ipvs_what_else_was_left_goes(netns: Namespaces, run_module: RunModule, tmp_path: Path) -> None:
+    """As where the kernel module was taken away by hand."""
+    node = netns("node")
+    node.run("nft -f -", data="table ip fairlead-services { chain output { type nat hook output priority 0; }; }")
+    told = tmp_path / "run" / "health_checks.json"
+    told.parent.mkdir(exist_ok=True)
+    told.write_text('{"checks": []}')
+    announced = run_module("cluster_service", {"state": "absent"}, netns=node, check=True)
+    assert "fairlead-services" in node.out("nft list tables") and told.exists()
+    removed = run_module("cluster_service", {"state": "absent"}, netns=node)
+    assert removed["changed"] and removed["operations"] == announced["operations"]
+    assert "fairlead-services" not in node.out("nft list tables") and not told.exists()
+    assert not run_module("cluster_service", {"state": "absent"}, netns=node)["changed"]

@@ -74,15 +74,15 @@ class Run:
         return self.wanted.skipped
 
     def converge(self) -> Outcome:
-        if not has_ipvs() and (self.absent or self.check):
-            return self._without_ipvs()
+        if self.check and not self.absent and not has_ipvs():
+            return self._predicted()
         modules = Outcome({}, {}, []) if self.absent else load_modules(self.wanted.declared, self.check, self.runner)
         ways = self._ways()
         holders: List[Holder] = [ServiceSets(self.runner), *ways]
-        services = IpvsAdapter([DEVICE], drain=self.wanted.declared.drain)
-        rules = FilterAdapter(holders)
-        adapters: Dict[str, Adapter] = {**dict.fromkeys(_IPVS, services), **dict.fromkeys(_FILTER, rules)}
+        adapters: Dict[str, Adapter] = dict.fromkeys(_FILTER, FilterAdapter(holders))
         adapters[File.kind] = FileAdapter([HEALTH_CHECKS])
+        if has_ipvs():
+            adapters.update(dict.fromkeys(_IPVS, IpvsAdapter([DEVICE], drain=self.wanted.declared.drain)))
         plan = _Plan(self._services(), self._rules(ways), self.wanted.health_checks)
         return together(modules, engine_converge(Combined(adapters), plan, self.check, self._around))
 
@@ -97,10 +97,8 @@ class Run:
         own = sorted(elsewhere([DEVICE])) if self.addresses is None else self.addresses
         return parse_cluster_services(self.content, own)
 
-    def _without_ipvs(self) -> Outcome:
-        """Nothing can be there that the kernel does not know of."""
-        if self.absent:
-            return Outcome({}, {}, [])
+    def _predicted(self) -> Outcome:
+        """Of a kernel that has yet to load what the services need. No virtual service can be there."""
         modules = load_modules(self.wanted.declared, True, self.runner)
         operations = plan_services({}, self._services())
         return together(modules, Outcome({}, {each.item.key: each.item for each in operations}, operations))
