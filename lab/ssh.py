@@ -83,7 +83,7 @@ def disconnect(lab: Lab, node: str) -> None:
     """End the shared connection to a node: one that outlives its node fails the next command."""
     if (run_dir(lab.name) / lab.nodes[node]).exists():
         command = ["ssh", "-F", str(config_path(lab)), "-O", "exit", node]
-        subprocess.run(command, capture_output=True, check=False)
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
 
 
 def answers(lab: Lab, node: str) -> bool:

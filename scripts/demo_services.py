@@ -84,7 +84,12 @@ class Services:
         url = f"http://{entry}:{NODE_PORT}/"
         command = self._outside()
         downloads = [
-            subprocess.Popen([*command, f"{url}download?{SECONDS}", "1"], stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [*command, f"{url}download?{SECONDS}", "1"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+            )  # fmt: skip
             for _ in range(DOWNLOADS)
         ]
         time.sleep(3)
@@ -141,7 +146,9 @@ class _Load(threading.Thread):
 
 def _ask(command: list[str], url: str, count: int) -> list[str]:
     """Lines "POD CLIENT", one for each request that was answered."""
-    done = subprocess.run([*command, url, str(count)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, url, str(count)], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     return done.stdout.split("\n")[:-1]
 
 

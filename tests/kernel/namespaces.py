@@ -98,7 +98,7 @@ def run_process(
 
 
 def _run(words: Sequence[str], data: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(list(words), input=data, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(list(words), input=data or "", capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def _checked(words: Sequence[str], data: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:

@@ -226,7 +226,9 @@ class Playbook:
         }
         program = Path(sys.executable).with_name("ansible-playbook")
         command = [str(program), str(self.path), "-e", f"ansible_python_interpreter={sys.executable}", *options]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
+        )
         return done.returncode, done.stdout + done.stderr
 
     def changes(self, *options: str, **arguments: Any) -> bool:
@@ -264,11 +266,11 @@ def test_task_works_from_an_installed_artefact(playbook: Playbook, root_dir: Pat
     galaxy = Path(sys.executable).with_name("ansible-galaxy")
     environment = ansible_environment(tmp_path)
     build_it = [str(galaxy), "collection", "build", "--output-path", str(tmp_path / "built"), str(root_dir)]
-    subprocess.run(build_it, env=environment, capture_output=True, check=True)
+    subprocess.run(build_it, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=True)
     (archive,) = (tmp_path / "built").iterdir()
     collections = tmp_path / "collections"
     install = [str(galaxy), "collection", "install", "--offline", "--collections-path", str(collections), str(archive)]
-    subprocess.run(install, env=environment, capture_output=True, check=True)
+    subprocess.run(install, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=True)
     assert playbook.changes(collections=collections)
     assert playbook.node.links() == {"current": build(root_dir).version}
 

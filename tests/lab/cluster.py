@@ -74,7 +74,9 @@ class Cluster:
 
     def lab(self, verb: str, *arguments: str) -> str:
         command = [sys.executable, "-m", "lab", verb, "--name", self.name, "-i", self.inventory, *arguments]
-        done = subprocess.run(command, cwd=TOP, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(
+            command, cwd=TOP, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300
+        )
         assert done.returncode == 0, f"lab {verb} failed:\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -140,8 +142,9 @@ class Cluster:
         """Run a command on a node over SSH, past Ansible."""
         config = str(TOP / "build" / "lab" / self.name / "ssh_config")
         done = subprocess.run(
-            ["ssh", "-F", config, node, shlex.join(command)], capture_output=True, text=True, check=False, timeout=60
-        )
+            ["ssh", "-F", config, node, shlex.join(command)],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
         assert expect is None or done.returncode == expect, f"{node}: {command}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -150,7 +153,8 @@ class Cluster:
         done = subprocess.run(
             [str(ANSIBLE_PLAYBOOK.with_name("ansible")), node, "-i", self.inventory, "-e", f"lab_name={self.name}",
              "-m", f"fairlead.cluster.{name}", "-a", json.dumps(parameters)],
-            cwd=TOP, env=self.environment(), capture_output=True, text=True, check=False, timeout=120,
+            cwd=TOP, env=self.environment(), stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, f"{node}: {name}: {done.stdout}{done.stderr}"
 

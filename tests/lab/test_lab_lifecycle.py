@@ -47,8 +47,9 @@ class Lab:
 
     def __call__(self, verb: str, *arguments: str, expect: int = 0) -> str:
         done = subprocess.run(
-            self.command(verb, *arguments), cwd=state.REPO, capture_output=True, text=True, check=False, timeout=250
-        )
+            self.command(verb, *arguments), cwd=state.REPO, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False, timeout=250,
+        )  # fmt: skip
         assert done.returncode == expect, f"{verb} {arguments}: {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
@@ -256,7 +257,7 @@ def test_host_s_own_namespace_never_changes(make: Callable[..., Lab]) -> None:
 def test_down_cleans_after_up_was_killed_halfway_and_supervisors_too(make: Callable[..., Lab]) -> None:
     lab = make("crash", nodes=2)
     home = state.lab_dir(lab.name) / "nodes"
-    starting = subprocess.Popen(lab.command("up"), cwd=state.REPO, stdout=subprocess.DEVNULL)
+    starting = subprocess.Popen(lab.command("up"), cwd=state.REPO, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 120
         while not (home / "n1" / "boot.json").exists() and time.monotonic() < deadline:

@@ -130,7 +130,8 @@ def test_an_endpoint_is_drained_without_a_failed_request(cluster: Cluster) -> No
     """Downloads last through the run that takes their endpoint away, and new requests go elsewhere."""
     url = f"http://{CP1}:{NODE_PORT}/"
     commands = [[*outsider(cluster), f"{url}download?30", "1"] for _download in range(4)]
-    downloads = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE}
+    downloads = [subprocess.Popen(command, **pipes, text=True) for command in commands]
     load = subprocess.Popen([*outsider(cluster), url, "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert load.stdout is not None and url in load.stdout.readline()
@@ -246,7 +247,9 @@ def outsider(cluster: Cluster) -> list[str]:
 def ask(command: list[str], urls: list[str], times: int = 4) -> dict[str, list[str]]:
     """Answers "POD CLIENT" of each URL."""
     words = [word for url in urls for word in (url, str(times))]
-    done = subprocess.run([*command, *words], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [*command, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, f"{command[0]}: {done.returncode} {done.stderr}"
     answers: dict[str, list[str]] = {url: [] for url in urls}
     for line in done.stdout.splitlines():

@@ -5,13 +5,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
 from lab import features, network, seed, sources, ssh
-from lab.errors import LabError, need
+from lab.errors import LabError, need, run
 from lab.state import Lab
 
 LAB = Lab("x", "/inventory", "container", "192.0.2.0/24", "192.0.2.1", 512, {"a": "192.0.2.11", "b": "192.0.2.12"})
@@ -119,3 +121,14 @@ def test_key_pair_is_usable_by_openssh_s_format() -> None:
     assert private.startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
     assert public.startswith("ssh-ed25519 AAAA")
     assert public.endswith(" comment\n")
+
+
+def test_command_is_not_disturbed_by_what_another_one_did_to_a_shared_standard_input() -> None:
+    """As ssh does that is killed: Ansible then refuses to start."""
+    asked = [sys.executable, "-c", "import os; print(os.get_blocking(0))"]
+    before = os.get_blocking(0)
+    os.set_blocking(0, False)
+    try:
+        assert run(asked) == "True\n"
+    finally:
+        os.set_blocking(0, before)
