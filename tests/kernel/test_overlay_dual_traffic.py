@@ -23,6 +23,7 @@ from tests.kernel.overlay_nodes import (
     joined_nodes,
     member,
     pod_address,
+    without_detection,
 )
 
 MODULE = "overlay_network"
@@ -198,8 +199,7 @@ def test_peer_behind_a_router_goes_through_the_device_and_the_others_do_not(
     """Node 3 is on a LAN of its own, with a router between; with host-gw it is refused."""
     cluster = Cluster(netns, run_module, 3)
     third, router = cluster.nodes[2], netns("router")
-    # While the kernel looks for duplicates of a router's own link-local address, it asks for no neighbor of a packet.
-    router.run("sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0")
+    without_detection(router)
     third.run("ip link delete eth0")
     netns.link(third, "eth0", router, "far")
     netns.link(cluster.nodes[0], "unused", router, "near")
