@@ -42,7 +42,9 @@ class Services:
     """Those of the demo in one lab. ``playbook`` runs one by its path below the checkout with extra variables."""
 
     def __init__(self, name: str, playbook: Playbook) -> None:
-        self.lab = state.load(name)
+        lab = state.load(name)
+        assert lab is not None, f"there is no lab {name}"
+        self.lab = lab
         self.playbook = playbook
         self.pods_file = BUILD / "pods.json"
         self.endpoints_file = BUILD / "endpoints.yml"

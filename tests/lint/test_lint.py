@@ -13,6 +13,7 @@ import pytest
 CHECKERS = {
     "ruff": ["ruff", "check", "--quiet", "."],
     "mypy": ["mypy", "--no-error-summary"],
+    "mypy of the demo": ["mypy", "--no-error-summary", "scripts/demo"],
     "yamllint": ["yamllint", "--strict", "."],
     "ansible-lint": ["ansible-lint", "-q", "--nocolor", "--strict"],
 }
