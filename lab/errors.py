@@ -7,7 +7,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 #: Debian package of each command the lab calls.
 PACKAGE_OF = {
@@ -46,10 +45,7 @@ def run(command: Sequence[str], *, stdin: str | None = None, env: Mapping[str, s
 
     Its standard input is its own: ssh, when it is killed, leaves a shared one such that Ansible refuses to start.
     """
-    given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
-    done: subprocess.CompletedProcess[str] = subprocess.run(
-        command, **given, env=env, text=True, capture_output=True, check=False
-    )
+    done = subprocess.run(command, input=stdin or "", env=env, text=True, capture_output=True, check=False)
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip())[-2000:]
         raise LabError(f"{' '.join(command)} failed ({done.returncode}): {said}")

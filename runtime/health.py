@@ -18,9 +18,9 @@ import threading
 import time
 from typing import Any, Dict, Optional, Sequence, Tuple
 
-from .._desired.cluster_service import HEALTH_CHECKS
 from .._model.errors import FairleadError
 from .._model.health_check import HealthCheck, parse_health_checks
+from .._system.files import HEALTH_CHECKS
 
 # Seconds after which a changed file is seen, and in which a client has to say what it wants.
 _PERIOD, _PATIENCE = 1.0, 5.0

@@ -91,7 +91,7 @@ class Services:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 text=True,
-            )  # fmt: skip
+            )
             for _ in range(DOWNLOADS)
         ]
         time.sleep(3)

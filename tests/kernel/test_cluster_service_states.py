@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.fairlead.cluster.plugins.module_utils._desired.cluster_service import HEALTH_CHECKS
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import ApplyError
+from ansible_collections.fairlead.cluster.plugins.module_utils._system.files import HEALTH_CHECKS
 from tests.kernel.conftest import RunModule
 from tests.kernel.ipvs_nodes import foreign, lone_node
 from tests.kernel.namespaces import Namespace, Namespaces

@@ -89,16 +89,17 @@ class HostKubeProxy:
 
 
 class GuestKubeProxy:
-    """In a guest. ``before`` is the beginning of the command, which becomes kube-proxy in the end."""
+    """In a guest."""
 
     LOG = "/run/kube-proxy.log"
 
-    def __init__(self, node: GuestNode, program: Path, before: Sequence[str] = ()) -> None:
-        self.node, self.program, self.before = node, program, before
+    def __init__(self, node: GuestNode, program: Path) -> None:
+        self.node, self.program = node, program
         self.pid = 0
 
-    def start(self, config: Path, *options: str) -> None:
-        self.pid = self.node.launch([*self.before, str(self.program), f"--config={config}", *options], self.LOG)
+    def start(self, config: Path, *options: str, before: Sequence[str] = ()) -> None:
+        """``before`` is the beginning of the command, which becomes kube-proxy in the end."""
+        self.pid = self.node.launch([*before, str(self.program), f"--config={config}", *options], self.LOG)
         wait_until(self._synced, "kube-proxy in the guest has applied all", SYNC_SECONDS, every=2)
 
     def _synced(self) -> bool:

@@ -160,8 +160,8 @@ class Site:
         self.proxy.stop()
         config = as_yaml(configuration(proxy, str(self.kubeconfig)))
         self.node.run(["sh", "-c", f"cat >{DIRECTORY}/config.yaml"], data=config)
-        self.proxy.before = ("unshare", "--mount", "sh", "-ec", _HIDE.format(paths=" ".join(paths)), "sh")
-        self.proxy.start(Path(DIRECTORY, "config.yaml"))
+        before = ("unshare", "--mount", "sh", "-ec", _HIDE.format(paths=" ".join(paths)), "sh")
+        self.proxy.start(Path(DIRECTORY, "config.yaml"), before=before)
 
     def _variables(self, mode: str) -> KubeProxy:
         variables = {

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .._engine import Adapter, Combined, Outcome, together
@@ -24,7 +23,7 @@ from .._plan.health_check import plan_health_checks
 from .._plan.ipvs import OVERRIDDEN, Wanted, plan_services
 from .._plan.operation import DELETE, Operation, difference
 from .._system import iptables
-from .._system.files import RUN_DIRECTORY, FileAdapter
+from .._system.files import HEALTH_CHECKS, FileAdapter
 from .._system.lock import exclusive
 from .._system.packet_filter import FilterAdapter, Holder
 from .._system.runner import Runner
@@ -36,8 +35,6 @@ from .virtual_services import has_ipvs, load_modules, wanted_services
 
 KIND = "cluster_service"
 ABSENT = "absent"
-#: For command ``fairlead health``. It is there as long as there is somebody to answer, and not before the services are.
-HEALTH_CHECKS = os.path.join(RUN_DIRECTORY, "health_checks.json")
 # What a remembered document has beside the declaration.
 _REMEMBERED = ("made", "addresses")
 _FILTER = (FilterObject.kind, FilterRule.kind, FilterEntry.kind)

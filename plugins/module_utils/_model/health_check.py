@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 from typing import Iterable, List, NamedTuple
 
-from .ip_version import VERSIONS, IpVersion
+from .ip_version import FAMILIES, IpVersion
 from .kubernetes.service import HIGHEST_PORT
 from .parse import Section
 
-_FAMILIES = {f"ipv{version.number}": version for version in VERSIONS}
 # More endpoints than a cluster has pods.
 _MANY = 1 << 20
 
@@ -28,7 +27,7 @@ class HealthCheck(NamedTuple):
 
 def health_check_text(checks: Iterable[HealthCheck]) -> str:
     """JSON: ``{"checks": [{service, family: ipv4 or ipv6, port, endpoints}]}``."""
-    families = {version: name for name, version in _FAMILIES.items()}
+    families = {version: name for name, version in FAMILIES.items()}
     listed = [
         {"service": each.service, "family": families[each.version], "port": each.port, "endpoints": each.endpoints}
         for each in checks
@@ -45,7 +44,7 @@ def parse_health_checks(text: str) -> List[HealthCheck]:
 
 
 def _parsed(one: Section) -> HealthCheck:
-    version = _FAMILIES[one.text("family", choices=tuple(_FAMILIES))]
+    version = FAMILIES[one.text("family", choices=tuple(FAMILIES))]
     port, endpoints = one.integer("port", 1, HIGHEST_PORT), one.integer("endpoints", 0, _MANY)
     check = HealthCheck(one.text("service"), version, port, endpoints)
     one.finish()

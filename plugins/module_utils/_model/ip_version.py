@@ -72,6 +72,8 @@ IPV6 = IpVersion(
     (0xFE80 << 112, (0xFEC0 << 112) - 1),
 )
 VERSIONS = (IPV4, IPV6)
+#: By the words that declare an IP version.
+FAMILIES = {f"ipv{version.number}": version for version in VERSIONS}
 
 
 def version_of_network(network: Network) -> IpVersion:

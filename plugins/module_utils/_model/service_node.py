@@ -9,13 +9,12 @@ import ipaddress
 from typing import Any, Dict, List, Mapping, Tuple
 
 from .errors import SpecError
-from .ip_version import IPV4, IPV6, VERSIONS, IpVersion, version_of_network
+from .ip_version import FAMILIES, VERSIONS, IpVersion, version_of_network
 from .ipvs import SCHEDULERS
 from .parse import Address, Network, Section, parse_address, parse_network
 
 # The keyword for the node's own address of each IP version, as in kube-proxy's configuration.
 PRIMARY = "primary"
-_FAMILIES = {"ipv4": IPV4, "ipv6": IPV6}
 _LINK_LOCAL6 = ipaddress.IPv6Network("fe80::/10")
 
 
@@ -65,13 +64,13 @@ def parse_node(data: Any, path: str = "node") -> ServiceNode:
 
 
 def _versions(section: Section) -> Tuple[IpVersion, ...]:
-    names = section.entries("families", tuple(_FAMILIES))
+    names = section.entries("families", tuple(FAMILIES))
     for path, name in names.items():
-        if not isinstance(name, str) or name not in _FAMILIES:
-            raise SpecError(path, f"must be one of {', '.join(_FAMILIES)}, not {name!r}")
+        if not isinstance(name, str) or name not in FAMILIES:
+            raise SpecError(path, f"must be one of {', '.join(FAMILIES)}, not {name!r}")
     if not names:
         raise SpecError(section.at("families"), "must name at least one")
-    return tuple(version for name, version in _FAMILIES.items() if name in names.values())
+    return tuple(version for name, version in FAMILIES.items() if name in names.values())
 
 
 def _primary(section: Section, version: IpVersion, usable: List[Address]) -> str:

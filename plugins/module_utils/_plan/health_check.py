@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Sequence
 
 from .._model.errors import FairleadError
 from .._model.files import File
@@ -47,7 +47,6 @@ def _in_both(old: Sequence[HealthCheck], new: Sequence[HealthCheck]) -> List[Hea
 
 def _checks_of(file: File) -> Sequence[HealthCheck]:
     """Nothing for what somebody else wrote."""
-    found: Optional[List[HealthCheck]] = None
     with contextlib.suppress(FairleadError, ValueError):
-        found = parse_health_checks(file.content)
-    return found or []
+        return parse_health_checks(file.content)
+    return []

@@ -21,6 +21,8 @@ from .._plan.operation import DELETE, Operation
 # For what a boot makes moot: locks, notes of reloads that are due, what load balancers are told. Tests say another
 # place in the environment.
 RUN_DIRECTORY = os.environ.get("FAIRLEAD_RUN_DIR") or "/run/fairlead"
+#: For command ``fairlead health``. It is there as long as there is somebody to answer, and not before the services are.
+HEALTH_CHECKS = os.path.join(RUN_DIRECTORY, "health_checks.json")
 
 
 class FileAdapter:
