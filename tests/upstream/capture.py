@@ -18,7 +18,8 @@ from typing import Any
 from tests.kernel.namespaces import Namespace, Namespaces
 from tests.upstream import builds, node_state
 from tests.upstream.flanneld import Flanneld
-from tests.upstream.lan import Lan, wait_until
+from tests.upstream.lan import Lan
+from tests.waiting import wait_until
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "flannel"
 NODES = (1, 2)

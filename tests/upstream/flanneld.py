@@ -7,7 +7,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.upstream.lan import Lan, end, wait_until
+from tests.upstream.lan import Lan, end
+from tests.waiting import wait_until
 
 END_SECONDS = 30
 

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from tests.kernel import inside
 from tests.kernel.guest_node import GuestNode
 from tests.kernel.namespaces import Namespace
-from tests.upstream.lan import end, wait_until
+from tests.upstream.lan import end
+from tests.waiting import wait_until
 
 #: Where it is on a busy machine, User-mode Linux takes a tenth of a second for each of the programs that it starts.
 SYNC_SECONDS = 900

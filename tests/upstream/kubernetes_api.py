@@ -21,7 +21,8 @@ from typing import Any
 
 from tests.kernel import inside
 from tests.kernel.namespaces import Namespace
-from tests.upstream.lan import end, wait_until
+from tests.upstream.lan import end
+from tests.waiting import wait_until
 
 Object = dict[str, Any]
 PORT = 6443

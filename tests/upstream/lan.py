@@ -8,20 +8,16 @@ import base64
 import dataclasses
 import json
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.kernel.etcd_server import Cluster
-from tests.kernel.guest import PATIENCE
 from tests.kernel.namespaces import Namespace, Namespaces
 
 PREFIX = "flu-"
 ETCD_ADDRESS = "192.0.2.100"
 BRIDGE_MAC = "02:00:00:00:00:64"
 KEYS = "/coreos.com/network"
-START_SECONDS = 60 * PATIENCE
 # Sysctls that are set before the interfaces come, which inherit them: no waiting for duplicate address detection.
 _SYSCTLS = {"ipv6/conf/all/accept_dad": 0, "ipv6/conf/default/accept_dad": 0}
 _FORWARDING = {"ipv4/ip_forward": 1, "ipv6/conf/all/forwarding": 1}
@@ -110,14 +106,6 @@ def _text(encoded: str) -> str:
 
 def set_sysctls(node: Namespace, values: dict[str, int]) -> None:
     node.run(["sh", "-c", "".join(f"echo {value} >/proc/sys/net/{name};" for name, value in values.items())])
-
-
-def wait_until(holds: Callable[[], bool], what: str, seconds: float = START_SECONDS, every: float = 0.1) -> None:
-    """Fails the test when it does not come to be."""
-    end_of_waiting = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end_of_waiting, f"after {seconds:g} s it is still not so that {what}"
-        time.sleep(every)
 
 
 def end(process: subprocess.Popen[str]) -> None:

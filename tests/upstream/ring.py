@@ -20,7 +20,8 @@ from tests.kernel import packets
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespace
 from tests.upstream.flanneld import Flanneld
-from tests.upstream.lan import Lan, wait_until
+from tests.upstream.lan import Lan
+from tests.waiting import wait_until
 
 CLUSTER = "ring"
 BACKEND = {"type": "vxlan", "vni": 1, "port": 8472}

@@ -19,7 +19,8 @@ from tests.kernel.namespaces import Namespace, Namespaces
 from tests.upstream import builds
 from tests.upstream.conftest import Programs
 from tests.upstream.flanneld import Flanneld
-from tests.upstream.lan import Lan, wait_until
+from tests.upstream.lan import Lan
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 CLUSTER = "ring"

@@ -24,7 +24,7 @@ from tests.lab.cluster import TOP, Cluster, Run
 from tests.lab.test_services import CLIENT
 from tests.upstream import builds, kubernetes_api
 from tests.upstream.conftest import Programs
-from tests.upstream.lan import wait_until
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 

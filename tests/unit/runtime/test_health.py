@@ -12,9 +12,8 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,6 +23,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.health_che
     parse_health_checks,
 )
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.ip_version import IPV4, IPV6
+from tests.waiting import wait_until
 
 SECONDS = 20
 
@@ -81,20 +81,13 @@ def status(port: int, address: str = "127.0.0.1") -> int:
     return answer[0] if answer else 0
 
 
-def wait(condition: Callable[[], Any]) -> None:
-    until = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
 def test_load_balancer_learns_of_endpoints_and_of_changes(node: Node) -> None:
     some, none, six = free_port(), free_port(), free_port()
     node.tell(
         HealthCheck("default/web", IPV4, some, 2), HealthCheck("a/b", IPV4, none, 0), HealthCheck("a/c", IPV6, six, 1)
     )
     with node.responder() as process:
-        wait(lambda: ask(some) and ask(none) and ask(six, "::1"))
+        wait_until(lambda: ask(some) and ask(none) and ask(six, "::1"), "load balancers get this answer", SECONDS)
         answer = ask(some)
         assert answer is not None
         code, headers, body = answer
@@ -107,7 +100,7 @@ def test_load_balancer_learns_of_endpoints_and_of_changes(node: Node) -> None:
         others = [ask(some, method=method) for method in ("OPTIONS", "POST", "HEAD")]
         assert [(each[0], bool(each[2])) for each in others if each] == [(200, True), (200, True), (200, False)]
         node.tell(HealthCheck("default/web", IPV4, some, 0))
-        wait(lambda: status(some) == 503)
+        wait_until(lambda: status(some) == 503, "load balancers get this answer", SECONDS)
         assert ask(none) is None
         node.file.unlink()
         assert process.wait(SECONDS) == 0
@@ -118,7 +111,7 @@ def test_silent_client_holds_up_nobody(node: Node) -> None:
     port = free_port()
     node.tell(HealthCheck("default/web", IPV4, port, 1))
     with node.responder():
-        wait(lambda: ask(port))
+        wait_until(lambda: ask(port), "load balancers get this answer", SECONDS)
         with socket.create_connection(("127.0.0.1", port)):
             started = time.monotonic()
             assert status(port) == 200
@@ -130,7 +123,7 @@ def test_client_that_takes_its_time_is_left_alone(node: Node) -> None:
     port = free_port()
     node.tell(HealthCheck("default/web", IPV4, port, 1))
     with node.responder():
-        wait(lambda: ask(port))
+        wait_until(lambda: ask(port), "load balancers get this answer", SECONDS)
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.settimeout(0.5)
             started, ended = time.monotonic(), False
@@ -147,7 +140,7 @@ def test_clients_that_come_at_once_and_go_without_a_word(node: Node) -> None:
     node.tell(HealthCheck("default/web", IPV4, port, 1))
     reset = struct.pack("ii", 1, 0)
     with node.responder():
-        wait(lambda: ask(port))
+        wait_until(lambda: ask(port), "load balancers get this answer", SECONDS)
         for _time in range(3):
             with socket.create_connection(("127.0.0.1", port)) as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
@@ -185,11 +178,11 @@ def test_port_of_somebody_else_is_told_of_once_and_taken_when_it_is_free(node: N
         port, other = taken.getsockname()[1], free_port()
         node.tell(HealthCheck("default/web", IPV4, port, 1), HealthCheck("a/b", IPV4, other, 1))
         with node.responder():
-            wait(lambda: ask(other))
+            wait_until(lambda: ask(other), "load balancers get this answer", SECONDS)
             # Twice as long as it takes to try again.
             time.sleep(2.2)
             taken.close()
-            wait(lambda: status(port) == 200)
+            wait_until(lambda: status(port) == 200, "load balancers get this answer", SECONDS)
     assert node.log.read_text().splitlines() == [
         f"fairlead health: default/web: port {port} over IPv4: Address already in use"
     ]

@@ -1,0 +1,20 @@
+# Copyright the Fairlead authors
+# SPDX-License-Identifier: Apache-2.0
+"""Waiting for what comes to be by itself, and not for ever."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from tests.kernel.guest import PATIENCE
+
+START_SECONDS = 60 * PATIENCE
+
+
+def wait_until(holds: Callable[[], object], what: str, seconds: float = START_SECONDS, every: float = 0.1) -> None:
+    """Fails the test when it does not come to be."""
+    end_of_waiting = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end_of_waiting, f"after {seconds:g} s it is still not so that {what}"
+        time.sleep(every)
