@@ -22,6 +22,7 @@ from lab import state
 from tests.lab.cluster import TOP, Cluster
 from tests.lab.test_site import dump
 from tests.manifests import endpoint_slice, service
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
@@ -115,8 +116,7 @@ def test_client_stays_with_an_endpoint_and_datagrams_are_balanced_too(cluster: C
     pod, node = (ask(on(cluster, "cp1", pod=inside), [url])[url] for inside in (True, False))
     assert len(set(pod)) == len(set(node)) == 1 and {pod[0].split(" ")[0], node[0].split(" ")[0]} <= set(NODES)
     for name in NODES:
-        command = ["ip", "netns", "exec", "web-example", "python3", "-c", DATAGRAMS, name]
-        cluster.run(name, "systemd-run", "-q", "--unit=datagrams", *command)
+        answer_datagrams(cluster, name)
     answers = cluster.run("w1", "python3", "-c", SENDER, STICKY, "53").splitlines()
     assert len(answers) == 4 and len(set(answers)) == 1 and answers[0].split(" ")[0] in NODES
 
@@ -156,6 +156,14 @@ def test_reset_leaves_the_nodes_as_found(cluster: Cluster) -> None:
         assert json.loads(json.dumps(everything(cluster, node))) == found[node], node
     for url in health_checks():
         assert all("refused" in answer for answer in ask(outsider(cluster), [url])[url])
+
+
+def answer_datagrams(cluster: Cluster, node: str) -> None:
+    inside = ("ip", "netns", "exec", "web-example")
+    cluster.run(node, "systemd-run", "-q", "--unit=datagrams", *inside, "python3", "-c", DATAGRAMS, node)
+    # One that comes before the socket is there is lost.
+    bound = (*inside, "ss", "-ulnH", "sport = :8080")
+    wait_until(lambda: cluster.run(node, *bound), f"the pod of {node} has a socket for datagrams", every=0.5)
 
 
 def pods(cluster: Cluster, wanted: str) -> None:

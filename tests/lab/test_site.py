@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.lab.cluster import Cluster
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
@@ -223,7 +224,9 @@ def pinging(cluster: Cluster, node: str, target: str) -> Iterator[None]:
     try:
         yield
         cluster.run(node, "systemctl", "kill", "--signal=INT", "t-pinging")
-        said = cluster.run(node, "sh", "-c", f"sleep 0.5; tail -3 {log}")
+        unit = ("systemctl", "is-active", "t-pinging")
+        wait_until(lambda: cluster.run(node, *unit, expect=None) != "active\n", "ping has ended")
+        said = cluster.run(node, "tail", "-3", log)
         assert " 0% packet loss" in said, said
     finally:
         cluster.run(node, "sh", "-c", f"systemctl stop t-pinging; rm -f {log}", expect=None)
