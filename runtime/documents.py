@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import importlib
 import os
-from typing import List
+from typing import Any, List
 
 from .._desired import store
-from .._engine import Outcome
-from .._model.errors import PrerequisiteError
+from .._engine import Outcome, collector_paused
+from .._model.errors import FairleadError, PrerequisiteError
+from .._system.lock import exclusive
 from . import runner
 
 # What others rest on comes first; kinds not named here follow by name.
@@ -39,12 +40,22 @@ def _position(kind: str) -> tuple[int, str]:
 
 
 def converge(kind: str, check: bool, directory: str = store.DIRECTORY) -> Outcome:
-    """Apply the saved document of a kind; with ``check`` only say what that would take. Raises FairleadError."""
-    document = store.load(kind, directory)
-    if document is None:
-        raise PrerequisiteError(f"{kind}: nothing is saved in {store.path_of(kind, directory)}")
+    """Apply the saved document of a kind; with ``check`` only say what that would take. Raises FairleadError, of which
+    NothingSavedError where another run has forgotten it meanwhile."""
+    with collector_paused(), exclusive(kind, check):
+        # What is saved may be newer than it was before another run ended.
+        document = store.load(kind, directory)
+        if document is None:
+            raise NothingSavedError(f"{kind}: nothing is saved in {store.path_of(kind, directory)}")
+        outcome: Outcome = _module(kind, directory).converge(document, check, runner.run)
+        if not check:
+            store.finish(kind)
+        return outcome
+
+
+def _module(kind: str, directory: str) -> Any:
     try:
-        module = importlib.import_module(f"{store.__package__}.{kind}")
+        return importlib.import_module(f"{store.__package__}.{kind}")
     except ModuleNotFoundError as error:
         if error.name != f"{store.__package__}.{kind}":
             raise
@@ -52,10 +63,10 @@ def converge(kind: str, check: bool, directory: str = store.DIRECTORY) -> Outcom
             f"{store.path_of(kind, directory)}: this version of the runtime knows no such kind; "
             f"run the playbook again, or remove the file"
         ) from None
-    outcome: Outcome = module.converge(document, check, runner.run)
-    if not check:
-        store.finish(kind)
-    return outcome
+
+
+class NothingSavedError(FairleadError):
+    """There is no document of a kind."""
 
 
 class UnknownKindError(PrerequisiteError):

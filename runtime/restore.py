@@ -50,6 +50,8 @@ def _restore(kind: str, deadline: float) -> bool:
         try:
             _report(kind)
             return True
+        except documents.NothingSavedError:
+            return True
         except PrerequisiteError as error:
             if isinstance(error, documents.UnknownKindError) or time.monotonic() >= deadline:
                 return _fail(kind, str(error))

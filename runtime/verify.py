@@ -27,6 +27,8 @@ def drift(kind: str) -> List[str]:
     """What it would take to be as saved, one line an operation; the reason when that cannot be said."""
     try:
         return [str(operation) for operation in documents.converge(kind, check=True).operations]
+    except documents.NothingSavedError:
+        return []
     except FairleadError as error:
         return [f"cannot be compared: {error}"]
     except Exception:

@@ -8,7 +8,7 @@ import collections
 import heapq
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence, Tuple
 
-from ._engine import Outcome
+from ._engine import Outcome, collector_paused
 from ._model.errors import FairleadError
 from ._model.item import Key, State
 from ._plan.operation import ADD, DELETE, REPLACE, Operation
@@ -26,7 +26,8 @@ RESULT_ITEMS = 100
 def run(module: AnsibleModule, body: Callable[[AnsibleModule], Dict[str, Any]]) -> None:
     """Run ``body`` and exit with its result; our own errors become the module's failure message."""
     try:
-        result = body(module)
+        with collector_paused():
+            result = body(module)
     except FairleadError as error:
         module.fail_json(msg=str(error), error_type=type(error).__name__)
     module.exit_json(**result)

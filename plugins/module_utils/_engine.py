@@ -119,7 +119,7 @@ def converge(
     of ``around`` holds while there are changes: it sees them fail after they were taken back.
     Raises FairleadError after undoing what was done; UndoError, naming what is left, when that failed too.
     """
-    with _collector_paused():
+    with collector_paused():
         before = adapter.read()
         operations = plan(before)
         if check or not operations:
@@ -141,7 +141,7 @@ def _carried_out(adapter: Adapter, plan: Plan, before: State, operations: List[O
 
 
 @contextlib.contextmanager
-def _collector_paused() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
     """Plans of large clusters make a hundred thousand objects, none of them in a cycle: looking for cycles among them
     again and again costs a quarter of the time."""
     enabled = gc.isenabled()

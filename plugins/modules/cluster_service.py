@@ -75,6 +75,15 @@ options:
       masquerade_all:
         description: Whether clients lose their address at cluster IPs in any case.
         type: bool
+      members:
+        description:
+          - Addresses of all nodes of the cluster. None may be a cluster IP. A service that has one as an external IP,
+            or as that of a load balancer, is reached by it, and so is everything else of that node.
+        type: list
+        elements: str
+      node_ports:
+        description: Ports that Services may take of nodes, C(FIRST-LAST). Default is V(30000-32767).
+        type: str
   backend:
     description:
       - What holds the rules. V(auto) takes what module fairlead.cluster.masquerade uses on this node if it can, and
@@ -159,10 +168,9 @@ from ..module_utils._system.runner import module_runner
 
 NODE = {
     "name": {"type": "str", "required": True},
-    **{name: {"type": "str"} for name in ("zone", "address", "address6", "scheduler")},
+    **{name: {"type": "str"} for name in ("zone", "address", "address6", "scheduler", "node_ports")},
     "families": {"type": "list", "elements": "str", "choices": ["ipv4", "ipv6"]},
-    "node_port_addresses": {"type": "list", "elements": "str"},
-    "cluster_networks": {"type": "list", "elements": "str"},
+    **{name: {"type": "list", "elements": "str"} for name in ("node_port_addresses", "cluster_networks", "members")},
     "masquerade_all": {"type": "bool"},
 }
 SPEC = {

@@ -151,6 +151,7 @@ from ..module_utils._ansible import result_of, run
 from ..module_utils._desired import store
 from ..module_utils._desired.masquerade import KIND, converge_and_explain
 from ..module_utils._engine import together
+from ..module_utils._system.lock import exclusive
 from ..module_utils._system.runner import module_runner
 
 if TYPE_CHECKING:
@@ -171,6 +172,11 @@ TOGETHER = [("network", "subnet"), ("network6", "subnet6")]
 
 
 def body(module: AnsibleModule) -> Dict[str, Any]:
+    with exclusive(KIND, module.check_mode):
+        return _converged(module)
+
+
+def _converged(module: AnsibleModule) -> Dict[str, Any]:
     document = {name: module.params[name] for name in ARGUMENTS}
     runner = module_runner(module)
     if document["state"] == "absent":

@@ -208,6 +208,7 @@ from ..module_utils._model.item import State
 from ..module_utils._model.members import of_backend
 from ..module_utils._model.overlay_forms import commands, described, joined
 from ..module_utils._model.wireguard import KEY_FILE
+from ..module_utils._system.lock import exclusive
 from ..module_utils._system.runner import module_runner
 
 MAKING = ("overridden", "merged", "replaced")
@@ -256,14 +257,20 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
         key_file = document["backend"].get("key_file") or KEY_FILE
         lines = [line for operation in outcome.operations for line in commands(operation.item, key_file)]
         return {**_unchanged(module, document, {}), "rendered": lines}
+    if state == "gathered":
+        require_pyroute2(module)
+        found = gather(document)
+        return {**_unchanged(module, document, found), "gathered": described(found)}
+    with exclusive(KIND, module.check_mode):
+        return _changed(module, document, state)
+
+
+def _changed(module: AnsibleModule, document: Dict[str, Any], state: str) -> Dict[str, Any]:
     if state in ("merged", "replaced"):
         document = joined(store.load(KIND), document)
     if module.check_mode and state in MAKING and not has_pyroute2():
         return _predicted(module, document)
     require_pyroute2(module)
-    if state == "gathered":
-        found = gather(document)
-        return {**_unchanged(module, document, found), "gathered": described(found)}
     warning = not_ours(document) if state == "deleted" else None
     if warning:
         module.warn(warning)

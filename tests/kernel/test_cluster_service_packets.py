@@ -42,6 +42,8 @@ MASQUERADED6 = [f"p1 {TO_P1_6}", f"p2 {TO_P2_6}"]
 #: A port by protocol.
 PORTS = {"tcp": 80, "udp": 53}
 NODE_PORTS = {"tcp": 30000, "udp": 31000}
+#: The second node's.
+OTHER, OTHER6 = "192.0.2.12", "2001:db8::12"
 HOST_PORT = 9100
 
 
@@ -133,6 +135,21 @@ def test_a_service_address_has_nothing_but_its_ports(way: str, site: Site, tmp_p
             assert echo(client, address)
     assert ask(site.client, NODE, HOST_PORT) == f"n1 {CLIENT}"
     assert ask(site.client, NODE6, HOST_PORT, "udp") == f"n1 {CLIENT6}"
+
+
+def test_nodes_are_reached_at_addresses_that_services_have_too(way: str, site: Site, tmp_path: Path) -> None:
+    nodes = [NODE, NODE6, OTHER, OTHER6]
+    services = everywhere("web", 80, externalIPs=nodes)
+    apply_to(tmp_path, site.n1, document(way, *services, members=nodes))
+    with Servers() as servers:
+        servers.add(site.n2, "n2", "tcp", HOST_PORT)
+        for client, seen, seen6 in ((site.n1, NODE, NODE6), (site.p1, P1, P1_6)):
+            assert ask(client, OTHER, HOST_PORT) == f"n2 {seen}"
+            assert ask(client, OTHER6, HOST_PORT) == f"n2 {seen6}"
+    assert ask(site.client, NODE, HOST_PORT) == f"n1 {CLIENT}"
+    for addresses, masqueraded in (((NODE, OTHER), MASQUERADED), ((NODE6, OTHER6), MASQUERADED6)):
+        assert spread(site.client, addresses[0]) == masqueraded
+        assert [spread(site.n1, address) for address in addresses] == [masqueraded] * 2
 
 
 def test_source_ranges(way: str, site: Site, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.fairlead.cluster.plugins.module_utils._desired import cluster_service
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import ApplyError
 from ansible_collections.fairlead.cluster.plugins.module_utils._system.files import HEALTH_CHECKS
 from tests.kernel.conftest import RunModule
@@ -63,6 +64,15 @@ def test_announced_made_repeated_removed(way: str, node: Namespace, tmp_path: Pa
     assert snapshot(node) == bare and not list(tmp_path.glob("*/*.json"))
     for check in (True, False):
         assert apply_to(tmp_path, node, ABSENT, check).operations == []
+
+
+def test_all_is_announced_where_the_kernel_has_yet_to_load_ipvs(
+    way: str, node: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as without:
+        without.setattr(cluster_service, "has_ipvs", lambda: False)
+        predicted = apply_to(tmp_path, node, services(way), check=True)
+    assert sorted(operations(predicted)) == sorted(operations(apply_to(tmp_path, node, services(way))))
 
 
 def test_load_balancers_are_told_when_services_work_and_before_endpoints_go(

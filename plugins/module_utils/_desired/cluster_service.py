@@ -45,7 +45,7 @@ _NOTHING: Mapping[str, Any] = {"objects": [], "node": {"name": "none"}}
 
 def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcome:
     """Bring the node to the document of module cluster_service, or to one that is remembered."""
-    with contextlib.nullcontext() if check else exclusive(KIND):
+    with exclusive(KIND, check):
         return Run(document, check, runner).converge()
 
 
@@ -71,13 +71,12 @@ class Run:
         return self.wanted.skipped
 
     def converge(self) -> Outcome:
-        if self.check and not self.absent and not has_ipvs():
-            return self._predicted()
         modules = Outcome({}, {}, []) if self.absent else load_modules(self.wanted.declared, self.check, self.runner)
         ways = self._ways()
         holders: List[Holder] = [ServiceSets(self.runner), *ways]
         adapters: Dict[str, Adapter] = dict.fromkeys(_FILTER, FilterAdapter(holders))
         adapters[File.kind] = FileAdapter([HEALTH_CHECKS])
+        # In check mode the kernel may have yet to load it; no virtual service can be there then.
         if has_ipvs():
             adapters.update(dict.fromkeys(_IPVS, IpvsAdapter([DEVICE], drain=self.wanted.declared.drain)))
         plan = _Plan(self._services(), self._rules(ways), self.wanted.health_checks)
@@ -94,14 +93,8 @@ class Run:
         own = sorted(elsewhere([DEVICE])) if self.addresses is None else self.addresses
         return parse_cluster_services(self.content, own)
 
-    def _predicted(self) -> Outcome:
-        """Of a kernel that has yet to load what the services need. No virtual service can be there."""
-        modules = load_modules(self.wanted.declared, True, self.runner)
-        operations = plan_services({}, self._services())
-        return together(modules, Outcome({}, {each.item.key: each.item for each in operations}, operations))
-
     def _services(self) -> Wanted:
-        own = frozenset(self.wanted.addresses)
+        own = self.wanted.members.union(self.wanted.addresses)
         return wanted_services(self.wanted.declared, OVERRIDDEN, self._earlier(), [DEVICE], own)
 
     def _earlier(self) -> FrozenSet[str]:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import nullcontext
 from typing import Any, Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .._engine import Outcome
@@ -53,7 +52,7 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
 def converge_and_explain(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Outcome, Optional[Choice]]:
     """The same with the choice that was made, None when no rules are wanted."""
     spec = parse_masquerade(document)
-    with nullcontext() if check else exclusive(KIND):
+    with exclusive(KIND, check):
         return _converge(spec, check, runner)
 
 

@@ -57,7 +57,7 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
     is not what was asked for.
     """
     content = {key: value for key, value in document.items() if key != "state"}
-    with contextlib.nullcontext() if check else exclusive(KIND):
+    with exclusive(KIND, check):
         return _remove(check) if document.get("state", OVERRIDDEN) == DELETED else _converge(content, check)
 
 

@@ -5,7 +5,6 @@ and what is wanted of the kernel."""
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Protocol, Sequence, Tuple, TypeVar
 
 from .._engine import Outcome, together
@@ -41,7 +40,7 @@ _Run = TypeVar("_Run", bound=Run)
 
 def remembered_run(kind: str, check: bool, start: Callable[[], _Run]) -> Tuple[_Run, Outcome]:
     """A run from its start to what is remembered of it, with no other of this kind beside it."""
-    with contextlib.nullcontext() if check else exclusive(kind):
+    with exclusive(kind, check):
         run = start()
         outcome = run.converge()
         return run, together(outcome, store.remember(kind, run.kept(), check))
@@ -70,7 +69,7 @@ def wanted_services(
     own: FrozenSet[str] = frozenset(),
 ) -> Wanted:
     """``earlier`` are names of services that earlier runs made, ``devices`` the dummy devices of theirs and ours.
-    Addresses of ``own`` are the node's, which other devices have, or will have when the node is up."""
+    Addresses of ``own`` are nodes', which other devices have, or will have when the node is up."""
     items: State = {("virtual_service", each.service): each for each in declared.services}
     items.update((("real_server", each.service, each.address), each) for each in declared.servers)
     if state != DELETED:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Sequence, Tuple
 
 from .errors import SpecError
 from .health_check import HealthCheck
@@ -32,13 +32,15 @@ _NODE = (
     "scheduler",
     "cluster_networks",
     "masquerade_all",
+    "members",
+    "node_ports",
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class ClusterServices:
     """``backend`` is that of the rules. ``addresses`` are those of the node's own that make a difference: with these
-    alone, the same declaration leads to the same."""
+    alone, the same declaration leads to the same. ``members`` are addresses of the cluster's nodes."""
 
     declared: Declared
     nat: Tuple[ServiceNat, ...]
@@ -46,6 +48,7 @@ class ClusterServices:
     backend: str = AUTO
     addresses: Tuple[str, ...] = ()
     health_checks: Tuple[HealthCheck, ...] = ()
+    members: FrozenSet[str] = frozenset()
 
 
 def parse_cluster_services(data: Mapping[str, Any], addresses: Sequence[str]) -> ClusterServices:
@@ -64,7 +67,7 @@ def parse_cluster_services(data: Mapping[str, Any], addresses: Sequence[str]) ->
     nat = tuple(nat_of(table, node, version) for version in _versions(node.versions, declared))
     served = {service_parts(each.service).address for each in table.services} | set(node.primary.values())
     own = tuple(each for each in addresses if each in served)
-    return ClusterServices(declared, nat, table.skipped, backend, own, table.health_checks)
+    return ClusterServices(declared, nat, table.skipped, backend, own, table.health_checks, node.members)
 
 
 def _versions(allowed: Sequence[IpVersion], declared: Declared) -> List[IpVersion]:

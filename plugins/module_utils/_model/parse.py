@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .errors import SpecError
 
@@ -19,6 +19,7 @@ NODE_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 # IFNAMSIZ of linux/if.h is 16 with the closing zero; dev_valid_name() refuses '/', ':' and white space.
 _INTERFACE = re.compile(r"[^/:\s]{1,15}")
+_PORTS, _HIGHEST_PORT = re.compile(r"([0-9]{1,5})-([0-9]{1,5})"), 65535
 
 
 class Section:
@@ -89,6 +90,15 @@ class Section:
         if value != default and not _INTERFACE.fullmatch(value):
             raise SpecError(self.at(key), f"must be an interface name of 1 to 15 characters, not {value!r}")
         return value
+
+    def ports(self, key: str, default: str) -> Tuple[int, int]:
+        """The first and the last port of a range, "30000-32767"."""
+        value = self.text(key, default)
+        found = _PORTS.fullmatch(value)
+        low, high = (int(found[1]), int(found[2])) if found else (0, 0)
+        if not 1 <= low <= high <= _HIGHEST_PORT:
+            raise SpecError(self.at(key), f"must be a range of ports like 30000-32767, not {value!r}")
+        return low, high
 
     def node_name(self, key: str) -> str:
         return parse_node_name(self.get(key), self.at(key))

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, Tuple
 
 from .errors import SpecError
 from .ip_version import FAMILIES, VERSIONS, IpVersion, version_of_network
@@ -15,6 +15,8 @@ from .parse import Address, Network, Section, parse_address, parse_network
 
 # The keyword for the node's own address of each IP version, as in kube-proxy's configuration.
 PRIMARY = "primary"
+# kube-apiserver's --service-node-port-range.
+NODE_PORTS = "30000-32767"
 _LINK_LOCAL6 = ipaddress.IPv6Network("fe80::/10")
 
 
@@ -23,6 +25,9 @@ class ServiceNode:
     """``addresses`` are those of all devices but the dummy; those that only this node can use itself (loopback, IPv6
     link-local) are not among them. ``node_port_addresses`` are those that have node ports. ``primary`` has the address
     that stands for the node where a load balancer's source ranges are compared with it.
+
+    ``members`` are addresses of the cluster's nodes, which must be reached there. ``node_ports`` are the first and the
+    last port that Services may take of nodes.
 
     ``cluster_networks`` and ``masquerade_all`` say whose traffic to cluster IPs is masqueraded: that of everybody who
     is outside these networks, or all.
@@ -34,6 +39,8 @@ class ServiceNode:
     addresses: Mapping[IpVersion, Tuple[str, ...]]
     node_port_addresses: Mapping[IpVersion, Tuple[str, ...]]
     primary: Mapping[IpVersion, str]
+    members: FrozenSet[str]
+    node_ports: Tuple[int, int]
     scheduler: str
     cluster_networks: Tuple[str, ...]
     masquerade_all: bool
@@ -41,8 +48,9 @@ class ServiceNode:
 
 def parse_node(data: Any, path: str = "node") -> ServiceNode:
     """Shape: ``{name, addresses: [ip], address, address6, zone, node_port_addresses: [cidr] or [primary], scheduler,
-    cluster_networks: [cidr], masquerade_all, families: [ipv4, ipv6]}``; name and addresses are required. The first
-    address of each IP version is the node's where address and address6 are not given."""
+    cluster_networks: [cidr], masquerade_all, families: [ipv4, ipv6], members: [ip], node_ports: "30000-32767"}``; name
+    and addresses are required. The first address of each IP version is the node's where address and address6 are not
+    given."""
     section = Section(data, path)
     given = [parse_address(each, where) for where, each in section.entries("addresses").items()]
     addresses = {version: [each for each in given if each.version == version.number] for version in VERSIONS}
@@ -55,6 +63,8 @@ def parse_node(data: Any, path: str = "node") -> ServiceNode:
         addresses={version: _texts(usable[version]) for version in VERSIONS},
         node_port_addresses=_node_port_addresses(section, addresses, primary),
         primary=primary,
+        members=frozenset(str(parse_address(each, where)) for where, each in section.entries("members", ()).items()),
+        node_ports=section.ports("node_ports", NODE_PORTS),
         scheduler=section.text("scheduler", "rr", SCHEDULERS),
         cluster_networks=_networks(section, "cluster_networks"),
         masquerade_all=section.boolean("masquerade_all", False),

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple
 
 from .errors import SpecError
 from .health_check import HealthCheck
-from .ip_version import IpVersion, version_of
+from .ip_version import VERSIONS, IpVersion, version_of
 from .ipvs import FLAGS, RealServer, VirtualService, service_name
 from .kubernetes.documents import Skipped
 from .kubernetes.endpoints import Backend, Choice, Endpoints
@@ -64,7 +64,15 @@ def table_of(manifests: Manifests, node: ServiceNode) -> ServiceTable:
     for version in node.versions:
         for service in manifests.services:
             builder.add(service, version)
-    return builder.table(manifests.skipped)
+    return builder.table((*manifests.skipped, *_not_served(manifests, node)))
+
+
+def _not_served(manifests: Manifests, node: ServiceNode) -> Iterator[Skipped]:
+    for service in manifests.services:
+        for version in VERSIONS:
+            if version not in node.versions and service.cluster_ip(version):
+                reason = f"its {version} half: this node has no services of {version}"
+                yield Skipped(f"Service {service.full_name}", reason)
 
 
 class _Port(NamedTuple):
@@ -95,13 +103,14 @@ class _Builder:
         self._virtual: Dict[str, Tuple[VirtualService, List[Backend]]] = {}
         self._owners: Dict[str, ServicePort] = {}
         self._addresses: Dict[IpVersion, Dict[str, None]] = {version: {} for version in node.versions}
-        self._own = {version: frozenset(found) for version, found in node.addresses.items()}
+        self._elsewhere = {version: node.members.union(found) for version, found in node.addresses.items()}
         self._checks: List[HealthCheck] = []
 
     def add(self, service: Service, version: IpVersion) -> None:
         cluster_ip = service.cluster_ip(version)
         if not cluster_ip:
             return
+        self._check(service, cluster_ip)
         for port in service.ports:
             one = self._port(service, version, port)
             self._add_cluster_ip(one, cluster_ip)
@@ -124,6 +133,18 @@ class _Builder:
             self._sets.add(VIRTUAL_ADDRESS, version, *((address,) for address in found))
         return ServiceTable(services, servers, addresses, self._sets.sets(), tuple(self._checks), skipped)
 
+    def _check(self, service: Service, cluster_ip: str) -> None:
+        """Refuse what would take from nodes what is not a service's: no API server was there to do so."""
+        title = f"(of Service {service.full_name})"
+        if cluster_ip in self._node.members:
+            path = next(path for path, each in service.cluster_ips.items() if each == cluster_ip)
+            raise SpecError(path, f"{cluster_ip} is the address of a node {title}")
+        low, high = self._node.node_ports
+        ports = {f"{each.path}.nodePort": each.node_port for each in service.ports}
+        for path, port in {**ports, f"{service.path}.spec.healthCheckNodePort": service.health_check_port}.items():
+            if port and not low <= port <= high:
+                raise SpecError(path, f"must be a node port of {low} to {high}, not {port} {title}")
+
     def _port(self, service: Service, version: IpVersion, port: ServicePort) -> _Port:
         backends = self._endpoints.of(service.full_name, version, port.target)
         outside = self._of(service.external_ips + service.ingress, version)
@@ -140,14 +161,13 @@ class _Builder:
 
     def _add_cluster_ip(self, one: _Port, address: str) -> None:
         self._sets.add(CLUSTER_IP, one.version, one.entry(address))
-        self._addresses[one.version][address] = None
-        self._serve(one, address, one.port.port, one.service.internal_local)
+        self._serve_virtual(one, address, one.service.internal_local)
 
     def _add_external_ips(self, one: _Port) -> None:
         for address in self._of(one.service.external_ips, one.version):
             name = EXTERNAL_IP_LOCAL if one.service.external_local else EXTERNAL_IP
             self._sets.add(name, one.version, one.entry(address))
-            self._serve_outside(one, address)
+            self._serve_virtual(one, address, one.service.external_local)
 
     def _add_load_balancer(self, one: _Port) -> None:
         for address in self._of(one.service.ingress, one.version):
@@ -156,13 +176,13 @@ class _Builder:
             if one.service.external_local:
                 self._sets.add(LOAD_BALANCER_LOCAL, one.version, entry)
             self._restrict(one, address, entry)
-            self._serve_outside(one, address)
+            self._serve_virtual(one, address, one.service.external_local)
 
     def _restrict(self, one: _Port, address: str, entry: Entry) -> None:
         ranges = self._of(one.service.source_ranges, one.version)
-        networks = [ipaddress.ip_network(each) for each in ranges]
-        # One network that has everything is as good as none.
-        if not networks or any(each.prefixlen == 0 for each in networks):
+        networks = list(ipaddress.collapse_addresses(map(ipaddress.ip_network, ranges)))
+        # What has everything is as good as none.
+        if not networks or networks[0].prefixlen == 0:
             return
         version, primary = one.version, self._node.primary[one.version]
         self._sets.add(LOAD_BALANCER_RESTRICTED, version, entry)
@@ -188,11 +208,12 @@ class _Builder:
         if one.service.health_check_port:
             self._sets.add(HEALTH_CHECK_PORT, version, (one.service.health_check_port,))
 
-    def _serve_outside(self, one: _Port, address: str) -> None:
-        """An address that a device of the node has must not be on the dummy as well."""
-        if address not in self._own[one.version]:
+    def _serve_virtual(self, one: _Port, address: str, local: bool) -> None:
+        """An address that a device of the node, or another node, has must not be on the dummy as well: everything else
+        that listens there could not be reached any more."""
+        if address not in self._elsewhere[one.version]:
             self._addresses[one.version][address] = None
-        self._serve(one, address, one.port.port, one.service.external_local)
+        self._serve(one, address, one.port.port, local)
 
     def _serve(self, one: _Port, address: str, number: int, local: bool) -> None:
         name = service_name(one.protocol, address, number)

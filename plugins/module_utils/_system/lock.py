@@ -9,7 +9,7 @@ import errno
 import fcntl
 import os
 import time
-from typing import Iterator
+from typing import Iterator, Set
 
 from .._model.errors import FairleadError
 from .files import RUN_DIRECTORY, make_directories
@@ -19,6 +19,8 @@ DIRECTORY = os.path.join(RUN_DIRECTORY, "lock")
 # Even 20,000 peers take a run seconds.
 WAIT_SECONDS = 30.0
 _POLL_SECONDS = 0.1
+# By this process, in which one run goes on at a time.
+_held: Set[str] = set()
 
 
 class LockedError(FairleadError):
@@ -26,8 +28,15 @@ class LockedError(FairleadError):
 
 
 @contextlib.contextmanager
-def exclusive(kind: str, wait: float = WAIT_SECONDS) -> Iterator[None]:
-    """Be the only run that changes a kind of state. Raises LockedError naming the other one after ``wait`` seconds."""
+def exclusive(kind: str, check: bool = False, wait: float = WAIT_SECONDS) -> Iterator[None]:
+    """Be the only run that changes a kind of state, from what it reads first to what it remembers last. A part of such
+    a run may ask again; check mode changes nothing and needs not be alone.
+
+    Raises LockedError naming the other run after ``wait`` seconds.
+    """
+    if check or kind in _held:
+        yield
+        return
     make_directories(DIRECTORY)
     path = os.path.join(DIRECTORY, kind)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -35,8 +44,10 @@ def exclusive(kind: str, wait: float = WAIT_SECONDS) -> Iterator[None]:
         _acquire(handle, kind, path, time.monotonic() + wait)
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
+        _held.add(kind)
         yield
     finally:
+        _held.discard(kind)
         os.close(handle)
 
 

@@ -66,6 +66,18 @@ def health_checks_everywhere() -> None:
     assert chosen == table(local).health_checks == (("default/web", IPV4, 30090, 0),)
 
 
+def an_address_of_another_node() -> None:
+    """kube-proxy takes it as its own."""
+    found = table(service(externalIPs=["192.0.2.3"]), members=["192.0.2.3"])
+    assert (found.addresses, len(found.services)) == (("10.96.0.10",), 2)
+
+
+def a_cluster_ip_that_is_there() -> None:
+    """kube-proxy asks for other devices' addresses with external IPs and load balancers only."""
+    found = table(service(clusterIP="192.0.2.2"))
+    assert (found.addresses, len(found.services)) == ((), 1)
+
+
 def load_balancers_nobody_can_reach() -> None:
     for address in ("127.0.0.1", "224.0.0.1", "0.0.0.0", "::1", "ff02::1"):
         with pytest.raises(SpecError, match=r"ingress\[0\]\.ip: must not be unspecified, loopback, multicast"):
@@ -87,6 +99,8 @@ DIFFERENCES: dict[str, Callable[[], None]] = {
     "a node port of type `LoadBalancer` may be left out": no_node_port_for_a_load_balancer,
     "no rule lets packets to health check ports in": health_checks_are_not_let_in,
     "health check ports are at all addresses of the node": health_checks_everywhere,
+    "an address that another node has": an_address_of_another_node,
+    "a cluster IP that another device of the node has": a_cluster_ip_that_is_there,
     "addresses of load balancers must not be": load_balancers_nobody_can_reach,
     "limits of the API server on the size of slices": slices_of_any_size,
 }

@@ -251,8 +251,51 @@ def test_an_address_of_the_node_is_not_on_the_dummy_too(own: Object) -> None:
     assert found.addresses == ("10.96.0.10",)
 
 
-def test_a_cluster_ip_is_on_the_dummy_wherever_else_it_is() -> None:
-    assert table(service(clusterIP="192.0.2.2")).addresses == ("192.0.2.2",)
+@pytest.mark.parametrize("spec", [{"externalIPs": ["192.0.2.3", "2001:db8::3"]}, {}])
+def test_an_address_of_another_node_is_not_on_the_dummy(spec: Object) -> None:
+    """With it, this node could reach nothing else of that node."""
+    made = service(**spec) if spec else balanced("192.0.2.3")
+    found = table(made, endpoint_slice(THERE), members=["192.0.2.2", "192.0.2.3", "2001:db8::3"])
+    assert found.addresses == ("10.96.0.10",)
+    assert servers(found, "tcp 192.0.2.3:80") == [THERE_NAME]
+
+
+def test_the_address_of_a_node_is_no_cluster_ip() -> None:
+    both = service(clusterIPs=["10.96.0.10", "2001:db8::3"])
+    expected = r"^services\[0\]\.spec\.clusterIPs\[1\]: 2001:db8::3 is the address of a node \(of Service default/web\)"
+    with pytest.raises(SpecError, match=expected):
+        table(both, members=["192.0.2.2", "2001:db8::3"])
+    with pytest.raises(SpecError, match=r"^services\[0\]\.spec\.clusterIP: 192\.0\.2\.2 is the address of a node"):
+        table(service(clusterIP="192.0.2.2"), members=["192.0.2.2"])
+
+
+@pytest.mark.parametrize(
+    ("made", "path"),
+    [
+        (node_port(22), "services[0].spec.ports[0].nodePort: must be a node port of 30000 to 32767, not 22"),
+        (node_port(32768), "services[0].spec.ports[0].nodePort: must be a node port of 30000 to 32767, not 32768"),
+        (
+            balanced("198.51.100.1", externalTrafficPolicy="Local", healthCheckNodePort=2379),
+            "services[0].spec.healthCheckNodePort: must be a node port of 30000 to 32767, not 2379",
+        ),
+    ],
+)
+def test_services_take_ports_of_nodes_from_their_range_only(made: Object, path: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        table(made)
+    assert str(caught.value) == f"{path} (of Service default/web)"
+    assert table(made, node_ports="1-65535").services
+
+
+def test_a_half_that_the_node_does_not_serve_is_told() -> None:
+    both = service(clusterIPs=["10.96.0.10", "fd00:96::a"])
+    only6 = service("six", clusterIP="fd00:96::b")
+    found = table(both, only6, families=["ipv4"])
+    assert [each.service for each in found.services] == ["tcp 10.96.0.10:80"]
+    assert [(each.object, each.reason.partition(":")[0]) for each in found.skipped] == [
+        ("Service default/six", "its IPv6 half"),
+        ("Service default/web", "its IPv6 half"),
+    ]
 
 
 def test_the_same_address_twice_is_one_virtual_service() -> None:
@@ -337,7 +380,7 @@ def test_health_checks_are_for_each_version() -> None:
     ("first", "second", "name"),
     [
         (service("a", externalIPs=["198.51.100.1"]), service("b", externalIPs=["198.51.100.1"]), "198.51.100.1:80"),
-        (service("a", externalIPs=["192.0.2.2"]), node_port(80), "192.0.2.2:80"),
+        (service("a", externalIPs=["192.0.2.2"], ports=[{"port": 30080}]), node_port(30080), "192.0.2.2:30080"),
     ],
 )
 def test_two_services_at_one_address_and_port_are_refused(first: Object, second: Object, name: str) -> None:

@@ -4,17 +4,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.fairlead.cluster.plugins.plugin_utils.runtime_tree import Tree
+from tests.waiting import wait_until
 
 # Converges a text file, or fails in the way that the document asks for.
 KIND = """
@@ -56,16 +60,41 @@ class Node:
         return path
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "FAIRLEAD_STATE_DIR": str(self.directory / "desired")}
+        names = {"FAIRLEAD_STATE_DIR": "desired", "FAIRLEAD_RUN_DIR": "run"}
+        environment = {**os.environ, **{name: str(self.directory / part) for name, part in names.items()}}
         command = [sys.executable, "-I", str(self.installed / "bin" / "fairlead"), *arguments]
         return subprocess.Popen(
             command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/"
         )
 
+    @contextlib.contextmanager
+    def meeting_another_run(self, kind: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """The command, which waits as long as the block lasts."""
+        lock = self.directory / "run" / "lock" / kind
+        lock.parent.mkdir(parents=True)
+        with lock.open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            process = self.start(*arguments)
+            try:
+                wait_until(lambda: has_open(process, lock), "the command waits for the lock")
+                yield process
+            except BaseException:
+                process.kill()
+                process.communicate()
+                raise
+
     def run(self, *arguments: str) -> tuple[int, str]:
         process = self.start(*arguments)
         output, _none = process.communicate(timeout=60)
         return process.returncode, output
+
+
+def has_open(process: subprocess.Popen[str], path: Path) -> bool:
+    for each in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.samefile(each):
+                return True
+    return False
 
 
 @pytest.fixture
@@ -128,6 +157,23 @@ def test_restore_waits_for_what_the_network_rests_on(node: Node) -> None:
         process.kill()
         process.communicate()
     assert path.read_text() == "wanted\n"
+
+
+def test_restore_applies_what_another_run_saved_meanwhile(node: Node) -> None:
+    before = node.save("kind")
+    with node.meeting_another_run("kind", "restore") as process:
+        after = node.directory / "after.txt"
+        node.save("kind", path=str(after))
+    output, _none = process.communicate(timeout=60)
+    assert (process.returncode, before.exists(), after.read_text()) == (0, False, "wanted\n"), output
+
+
+def test_restore_leaves_what_another_run_forgot_meanwhile(node: Node) -> None:
+    path = node.save("kind")
+    with node.meeting_another_run("kind", "restore") as process:
+        (node.directory / "desired" / "kind.json").unlink()
+    output, _none = process.communicate(timeout=60)
+    assert (process.returncode, output, path.exists()) == (0, "", False)
 
 
 def test_leases_are_not_the_business_of_restore_and_verify(node: Node) -> None:

@@ -65,6 +65,25 @@ def test_second_run_waits_for_the_end_of_the_first(hold: Callable[[], subprocess
             assert other.wait(timeout=10) == -signal.SIGKILL
 
 
+def test_part_of_a_run_may_ask_again(hold: Callable[[], subprocess.Popen[str]]) -> None:
+    with lock.exclusive("masquerade", wait=0):
+        with lock.exclusive("masquerade", wait=0):
+            pass
+        script = "from ansible_collections.fairlead.cluster.plugins.module_utils._system.lock import exclusive\n"
+        script += "exclusive('masquerade', wait=0).__enter__()"
+        path = {"PYTHONPATH": os.pathsep.join(sys.path), "FAIRLEAD_RUN_DIR": str(Path(lock.DIRECTORY).parent)}
+        other = subprocess.run([sys.executable, "-c", script], env=path, capture_output=True, text=True, check=False)
+        assert f"process {os.getpid()}, is changing it" in other.stderr
+    with lock.exclusive("masquerade", wait=0):
+        pass
+
+
+def test_check_mode_waits_for_nobody(hold: Callable[[], subprocess.Popen[str]]) -> None:
+    hold()
+    with lock.exclusive("overlay_network", check=True, wait=0):
+        pass
+
+
 def test_released_lock_can_be_taken_again(hold: Callable[[], subprocess.Popen[str]]) -> None:
     for _time in range(2):
         with lock.exclusive("overlay_network", wait=0):
