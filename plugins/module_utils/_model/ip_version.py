@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import socket
-from typing import Tuple
+from typing import Iterable, List, Tuple
 
 from .parse import Address, Network
 
@@ -78,6 +78,11 @@ FAMILIES = {f"ipv{version.number}": version for version in VERSIONS}
 
 def version_of_network(network: Network) -> IpVersion:
     return VERSIONS[network.version == 6]
+
+
+def collapsed(networks: Iterable[Network]) -> List[Network]:
+    """The same addresses in as few networks as there can be. All networks are of one version."""
+    return list(ipaddress.collapse_addresses(networks))  # type: ignore[type-var]
 
 
 def version_of(address: str) -> IpVersion:

@@ -13,7 +13,7 @@ import dataclasses
 import ipaddress
 from typing import Dict, FrozenSet, List, Tuple, Union
 
-from .ip_version import IpVersion
+from .ip_version import IpVersion, collapsed
 from .ipvs import PROTOCOLS, service_parts
 from .parse import Network
 from .service_node import ServiceNode
@@ -133,6 +133,5 @@ def _allowed(table: ServiceTable, version: IpVersion) -> Entries:
     return frozenset(
         entry_text((*place, str(network[0]) if network.num_addresses == 1 else str(network)))
         for place, found in networks.items()
-        # All are of this IP version.
-        for network in ipaddress.collapse_addresses(found)  # type: ignore[type-var]
+        for network in collapsed(found)
     )

@@ -13,7 +13,7 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple
 
 from .errors import SpecError
 from .health_check import HealthCheck
-from .ip_version import VERSIONS, IpVersion, version_of
+from .ip_version import VERSIONS, IpVersion, collapsed, version_of
 from .ipvs import FLAGS, RealServer, VirtualService, service_name
 from .kubernetes.documents import Skipped
 from .kubernetes.endpoints import Backend, Choice, Endpoints
@@ -180,7 +180,7 @@ class _Builder:
 
     def _restrict(self, one: _Port, address: str, entry: Entry) -> None:
         ranges = self._of(one.service.source_ranges, one.version)
-        networks = list(ipaddress.collapse_addresses(map(ipaddress.ip_network, ranges)))
+        networks = collapsed(map(ipaddress.ip_network, ranges))
         # What has everything is as good as none.
         if not networks or networks[0].prefixlen == 0:
             return
