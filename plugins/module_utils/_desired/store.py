@@ -6,6 +6,7 @@ runs were about to apply that did not come to their end, so that what a killed r
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from typing import Any, Dict, Iterator, List, Mapping, Optional
@@ -49,7 +50,8 @@ def remember(kind: str, document: Optional[Mapping[str, Any]], check: bool) -> O
 
 
 def load(kind: str, directory: str = "") -> Optional[Dict[str, Any]]:
-    """The saved document, None when there is none. Raises ReadError naming the file when it is not JSON."""
+    """The saved document, which nobody may change, None when there is none. Raises ReadError naming the file when it is
+    not JSON."""
     path = path_of(kind, directory)
     document = _read(path)
     if document is not None and not isinstance(document, dict):
@@ -120,12 +122,18 @@ def _text(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), sort_keys=True) + "\n"
 
 
+@functools.lru_cache(maxsize=2)
+def _decoded(text: str) -> Any:
+    """The boot unit and the kind that it restores both ask for one document, of which large ones take a while."""
+    return json.loads(text)
+
+
 def _read(path: str) -> Any:
     file = read_file(path)
     if file is None:
         return None
     try:
-        return json.loads(file.content)
+        return _decoded(file.content)
     except ValueError as error:
         problem = f"not readable as JSON ({error})"
         raise ReadError(f"{path}: {problem}; run the playbook again to write it anew") from None
