@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.fairlead.cluster.plugins.module_utils._desired import kube_proxy_state, store
 from ansible_collections.fairlead.cluster.plugins.module_utils._engine import Outcome
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.datapath import DeviceAddress
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import ReadError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.ipvs import (
     DummyDevice,
     RealServer,
@@ -34,11 +35,13 @@ class KilledError(BaseException):
 
 
 class Kernel:
-    """With IPVS; it ends the run before it has carried out ``left`` operations and one more."""
+    """With IPVS; it ends the run before it has carried out ``left`` operations and one more. ``words`` are what a
+    command fails with; those without are not installed."""
 
     def __init__(self, items: Iterable[Item]) -> None:
         self.state = state_of([*items, Timeouts(900, 120, 300)])
         self.left = 1 << 20
+        self.words: dict[str, str] = {}
 
     def read(self) -> State:
         return dict(self.state)
@@ -51,12 +54,14 @@ class Kernel:
             self.state = outcome_of(self.state, [operation])
             yield operation
 
+    def run(self, args: Sequence[str], data: str | None = None) -> tuple[int, str, str]:
+        return (1, "", self.words[args[0]]) if args[0] in self.words else (127, "", "not found")
+
+    def keep(self, mode: str, check: bool = False) -> tuple[Outcome, list[str]]:
+        return kube_proxy_state.converge({"keep": mode, "directory": "/nonexistent"}, check, self.run)
+
     def services(self) -> list[str]:
         return sorted(item.service for item in self.state.values() if isinstance(item, VirtualService))
-
-
-def nothing_installed(args: Sequence[str], data: str | None = None) -> tuple[int, str, str]:
-    return 127, "", "not found"
 
 
 @pytest.fixture
@@ -71,18 +76,14 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return made
 
 
-def keep(mode: str, check: bool = False) -> tuple[Outcome, list[str]]:
-    return kube_proxy_state.converge({"keep": mode, "directory": "/nonexistent"}, check, nothing_installed)
-
-
 @pytest.mark.parametrize("mode", ["nftables", "iptables", "none"])
 def test_node_ports_are_kube_proxy_s_where_its_device_is(kernel: Kernel, mode: str) -> None:
-    announced, others = keep(mode, check=True)
+    announced, others = kernel.keep(mode, check=True)
     assert others == [OTHER]
-    done, others = keep(mode)
+    done, others = kernel.keep(mode)
     assert others == [OTHER] == kernel.services() and done.operations == announced.operations
     assert not any(isinstance(item, DummyDevice) for item in kernel.state.values())
-    assert not keep(mode)[0].changed
+    assert not kernel.keep(mode)[0].changed
 
 
 @pytest.mark.parametrize("mode", ["nftables", "iptables", "none"])
@@ -91,18 +92,39 @@ def test_where_it_never_was_in_mode_ipvs_node_ports_are_somebody_else_s(kernel: 
     kernel.state = state_of([*SERVICES[1:], *SERVERS[1:]])
     before = kernel.read()
     for check in (True, False):
-        outcome, others = keep(mode, check=check)
+        outcome, others = kernel.keep(mode, check=check)
         assert not outcome.changed and others == [NODE_PORT, OTHER]
     assert kernel.read() == before
 
 
 def test_run_that_is_cut_off_anywhere_is_finished_by_the_next(kernel: Kernel) -> None:
-    start, planned = kernel.read(), len(keep("nftables", check=True)[0].operations)
+    start, planned = kernel.read(), len(kernel.keep("nftables", check=True)[0].operations)
     assert planned == 6
     for position in range(planned):
         kernel.state, kernel.left = dict(start), position
         with pytest.raises(KilledError):
-            keep("nftables")
+            kernel.keep("nftables")
         kernel.left = planned
-        keep("nftables")
-        assert kernel.services() == [OTHER] and not keep("nftables")[0].changed, position
+        kernel.keep("nftables")
+        assert kernel.services() == [OTHER] and not kernel.keep("nftables")[0].changed, position
+
+
+@pytest.mark.parametrize("mode", ["ipvs", "nftables", "iptables", "none"])
+def test_kernel_that_cannot_have_rules_or_sets_has_none(kernel: Kernel, mode: str) -> None:
+    """The words are those of the commands, where modules ip_set and nf_tables are missing."""
+    kernel.state = {}
+    kernel.words = {
+        "ipset": "ipset v7.17: Cannot open session to kernel.\n",
+        "nft": "netlink: Error: cache initialization failed: Invalid argument\n",
+        "iptables-save": "iptables-save v1.8.9 (nf_tables): Could not fetch rule set generation id: Invalid argument\n",
+    }
+    assert not kernel.keep(mode)[0].changed
+
+
+@pytest.mark.parametrize("command", ["iptables-save", "ip6tables-save", "ipset", "nft"])
+def test_command_that_fails_otherwise_hides_nothing(kernel: Kernel, command: str) -> None:
+    before = kernel.read()
+    kernel.words = {command: "you must be root"}
+    with pytest.raises(ReadError, match=f"^{command}.*: you must be root$"):
+        kernel.keep("none")
+    assert kernel.read() == before
