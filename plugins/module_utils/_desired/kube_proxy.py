@@ -25,7 +25,7 @@ from .._model.parse import Section
 from .._model.release import parse_release
 from .._model.service import ABSENT, CURRENT, FOREIGN, OUTDATED, Service
 from .._plan.operation import REPLACE, Operation, difference
-from .._system import health, releases
+from .._system import health, processes, releases
 from .._system.files import FileAdapter, remove_directory
 from .._system.runner import Runner
 from .._system.service import ServiceAdapter, is_ours, unit_path
@@ -130,9 +130,24 @@ class Node:
         assert isinstance(service, Service)
         if FOREIGN in (service.unit_file, service.configuration if service.running else CURRENT):
             problems.append(f"{UNIT} is not ours; to give it up: systemctl disable --now {UNIT}")
+        strangers = _strangers(self.service)
+        if strangers:
+            hint = (
+                "if it is of kubeadm's DaemonSet, to give that up: kubectl -n kube-system delete daemonset kube-proxy"
+            )
+            problems.append(f"{' and '.join(map(str, strangers))} runs here; {hint}")
         if problems:
             text = "another kube-proxy is on this node, and nothing of it was changed"
             raise ForeignError(f"{text}: {'. '.join(dict.fromkeys(problems))}. Move it away")
+
+
+def _strangers(service: ServiceAdapter) -> List[processes.Process]:
+    """Other processes of a kube-proxy than those of the service, as in a pod: it would answer in the place of ours when
+    that is asked whether it works, and what it has made would be taken for leavings of ours."""
+    found = processes.of_program(PROGRAM)
+    # Until it has become a command that it calls, a process of the service is one more kube-proxy.
+    main = service.main_pid() or None
+    return [each for each in found if main not in (each.pid, each.parent) and processes.is_there(each)]
 
 
 def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: releases.Fetch) -> Outcome:
@@ -248,15 +263,17 @@ def _numbers(text: str) -> Tuple[int, ...]:
 
 def absent(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Outcome, List[str]]:
     """Service, what it made in the kernel, files and releases of ours are gone, and sysctls have the values from
-    before. Gives what is not ours and was left, too."""
+    before. Gives what is not ours and was left, too: with another kube-proxy here, nothing in the kernel is touched."""
     section = Section(document)
     directory, unpacked = section.text("directory", DIRECTORY), section.text("release_directory", RELEASES)
     paths = [*(os.path.join(directory, name) for name in ("config.yaml", "kubeconfig")), unit_path(UNIT)]
     left = [path for path in paths if not is_ours(path, BANNER)]
     here = store.load(kube_proxy_kernel.KIND) is not None or any(map(os.path.exists, paths))
-    service = engine_converge(ServiceAdapter(UNIT, BANNER, MARK, "", runner), _stopped, check)
+    ours = ServiceAdapter(UNIT, BANNER, MARK, "", runner)
+    service = engine_converge(ours, _stopped, check)
+    others = [*left, *(map(str, _strangers(ours)) if here else [])]
     # Before the files, by which a run that is cut off here knows that there is something to do.
-    kernel = _removed_from_kernel(section, check, runner) if here and not left else Outcome({}, {}, [])
+    kernel = _removed_from_kernel(section, check, runner) if here and not others else Outcome({}, {}, [])
     files = FileAdapter(path for path in paths if path not in left)
     programs = releases.ReleaseAdapter(PRODUCT, unpacked, releases.releases(unpacked), runner)
     removed = [engine_converge(adapter, lambda have: difference(have, {}), check) for adapter in (files, programs)]
@@ -264,7 +281,7 @@ def absent(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Ou
         releases.remove_unfinished(unpacked)
         remove_directory(directory)
         _forget_unit(runner, removed[0])
-    return together(service, kernel, *removed, _kernel(None, check, runner)), left
+    return together(service, kernel, *removed, _kernel(None, check, runner)), others
 
 
 def _removed_from_kernel(section: Section, check: bool, runner: Runner) -> Outcome:

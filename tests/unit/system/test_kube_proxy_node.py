@@ -23,7 +23,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors imp
     PrerequisiteError,
     SpecError,
 )
-from ansible_collections.fairlead.cluster.plugins.module_utils._system import health, service
+from ansible_collections.fairlead.cluster.plugins.module_utils._system import health, processes, service
 from tests.unit.model.test_kube_proxy_wrong import SOUND
 
 
@@ -56,6 +56,9 @@ class Node:
         monkeypatch.setattr(service, "UNIT_DIRECTORY", str(self.unit.parent))
         monkeypatch.setattr(service, "_process", lambda pid: self.process if pid else None)
         monkeypatch.setattr(store, "DIRECTORY", str(root / "desired"))
+        monkeypatch.setattr(processes, "PROC", str(root / "proc"))
+        (root / "proc" / "thread-self" / "ns").mkdir(parents=True)
+        (root / "proc" / "thread-self" / "ns" / "net").symlink_to("net:[1]")
         monkeypatch.setattr(kube_proxy_kernel, "converge", self.converge_kernel)
         self.answer = '{"healthy": true, "status": {"IPv4": {}}}'
         monkeypatch.setattr(health, "wait", lambda url, seconds, judge: self.problem or judge(self.answer))
@@ -96,6 +99,14 @@ class Node:
         if verb == "stop":
             self.shown.update(ActiveState="inactive", MainPID="0")
         return 0, "", ""
+
+    def start(self, pid: int, program: str, parent: int = 1, network: int = 1) -> None:
+        """A process of the node as /proc has it."""
+        entry = self.root / "proc" / str(pid)
+        (entry / "ns").mkdir(parents=True)
+        (entry / "ns" / "net").symlink_to(f"net:[{network}]")
+        (entry / "exe").symlink_to(program)
+        (entry / "stat").write_text(f"{pid} (a (name) S 2) S {parent} {pid}\n")
 
     def document(self, **changes: Any) -> dict[str, Any]:
         release = {"version": "1.36.3", "url": "http://mirror/x", "sha256": hashlib.sha256(self.archive).hexdigest()}
@@ -248,6 +259,38 @@ def test_running_service_of_others_is_refused(node: Node) -> None:
     with pytest.raises(kube_proxy.ForeignError, match="kube-proxy.service is not ours"):
         node.present()
     assert node.absent()[0].changed is False and node.taken() == []
+
+
+def test_another_kube_proxy_s_process_is_refused_whoever_runs_it(node: Node) -> None:
+    """As one in a pod, which has neither a unit nor files on the node."""
+    node.start(4711, "/usr/local/bin/kube-proxy")
+    before = node.tree()
+    for check in (True, False):
+        with pytest.raises(kube_proxy.ForeignError) as caught:
+            node.present(check=check)
+        assert "process 4711 (/usr/local/bin/kube-proxy) runs here" in str(caught.value)
+        assert "kubectl -n kube-system delete daemonset kube-proxy" in str(caught.value)
+    assert (node.tree(), node.taken(), node.kernel) == (before, [], [])
+
+
+def test_processes_that_are_no_other_kube_proxy_are_none_of_its_business(node: Node) -> None:
+    """Its own, one that is about to become a command that it calls, one with another network, and other programs."""
+    node.present()
+    node.start(7, "/opt/kube-proxy/1.36.3/kube-proxy (deleted)")
+    node.start(8, "/opt/kube-proxy/1.36.3/kube-proxy", parent=7)
+    node.start(9, "/usr/local/bin/kube-proxy", network=2)
+    node.start(10, "/usr/bin/kubelet")
+    assert not node.present().changed
+
+
+def test_absent_leaves_the_kernel_to_another_kube_proxy_s_process(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    removals: list[Any] = []
+    plain = kube_proxy.kube_proxy_state.converge
+    monkeypatch.setattr(kube_proxy.kube_proxy_state, "converge", lambda *given: removals.append(given) or plain(*given))
+    node.present()
+    node.start(4711, "/usr/local/bin/kube-proxy")
+    assert node.absent()[1] == ["process 4711 (/usr/local/bin/kube-proxy)"] and removals == []
+    assert not node.unit.exists() and not node.absent()[0].changed
 
 
 def test_absent_takes_all_of_ours(node: Node) -> None:
