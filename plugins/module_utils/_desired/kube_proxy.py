@@ -158,22 +158,34 @@ def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: rel
     node = Node(document, runner, fetch)
     _require(node, check)
     node.refuse_foreign()
-    kernel_document = kube_proxy_kernel.document_of(node.proxy)
+    settings = kube_proxy_kernel.document_of(node.proxy)
     earlier = store.load(kube_proxy_kernel.KIND)
-    kernel = _kernel(kernel_document, check, runner)
+    # Until the new mode serves, the mode before does.
+    meanwhile = settings if check else kube_proxy_kernel.with_earlier(settings, earlier)
+    kernel = _kernel(meanwhile, check, runner)
     try:
         files = engine_converge(node.adapter, node.plan, check)
-        return together(kernel, files, _served(node, files, check))
+        served = _served(node, files, check)
     except BaseException:
         if kernel.changed and not check:
             _kernel(earlier, check, runner)
         raise
+    if meanwhile != settings:
+        kernel = _altogether(kernel, _kernel(settings, check, runner))
+    return together(kernel, files, served)
 
 
 def _kernel(document: Optional[Mapping[str, Any]], check: bool, runner: Runner) -> Outcome:
     """Settings of the kernel, remembered; none for no document."""
     outcome = kube_proxy_kernel.converge(document or kube_proxy_kernel.FILES, check, runner)
     return together(outcome, store.remember(kube_proxy_kernel.KIND, document, check))
+
+
+def _altogether(first: Outcome, last: Outcome) -> Outcome:
+    """Two runs about the same objects as one, without what was there in between only."""
+    keys = {operation.item.key for operation in (*first.operations, *last.operations)}
+    before, after = ({key: state[key] for key in keys if key in state} for state in (first.before, last.after))
+    return Outcome(first.before, last.after, difference(before, after))
 
 
 def _served(node: Node, files: Outcome, check: bool) -> Outcome:

@@ -23,6 +23,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors imp
     PrerequisiteError,
     SpecError,
 )
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.kube_proxy_checks import parse_kube_proxy
 from ansible_collections.fairlead.cluster.plugins.module_utils._system import health, processes, service
 from tests.unit.model.test_kube_proxy_wrong import SOUND
 
@@ -61,12 +62,22 @@ class Node:
         (root / "proc" / "thread-self" / "ns" / "net").symlink_to("net:[1]")
         monkeypatch.setattr(kube_proxy_kernel, "converge", self.converge_kernel)
         self.answer = '{"healthy": true, "status": {"IPv4": {}}}'
-        monkeypatch.setattr(health, "wait", lambda url, seconds, judge: self.problem or judge(self.answer))
+        monkeypatch.setattr(health, "wait", self.ask)
+        self.held: list[dict[str, Any]] = []
 
     def converge_kernel(self, document: Any, check: bool, runner: Any) -> Outcome:
         if not check:
             self.kernel.append(document)
         return Outcome({}, {}, [])
+
+    def ask(self, url: str, seconds: int, judge: Callable[[str], str]) -> str:
+        self.hold()
+        return self.problem or judge(self.answer)
+
+    def hold(self) -> None:
+        """Note the sysctls that hold while kube-proxy starts and is asked."""
+        if self.kernel:
+            self.held.append({**self.kernel[-1].get("optional_sysctls", {}), **self.kernel[-1].get("sysctls", {})})
 
     def run(self, args: Sequence[str], data: str | None = None) -> tuple[int, str, str]:
         if args[0] == "systemctl":
@@ -92,6 +103,7 @@ class Node:
         if verb in ("enable", "disable"):
             self.shown["UnitFileState"] = f"{verb}d"
         if verb in ("start", "restart"):
+            self.hold()
             assignment = re.search(r"^Environment=(\w+)=(\w+)$", self.unit.read_text(), re.MULTILINE)
             assert assignment is not None
             self.shown.update(ActiveState="active", MainPID="7")
@@ -237,6 +249,55 @@ def test_change_that_fails_runs_from_the_files_before_again(node: Node) -> None:
     assert node.kernel[-1]["modules"] == ["nf_conntrack", "nf_tables"]
     node.problem = ""
     assert not node.present().changed
+
+
+IPVS_SYSCTLS = {
+    "net.ipv4.vs.conntrack": "1",
+    "net.ipv4.vs.expire_nodest_conn": "1",
+    "net.ipv4.vs.expire_quiescent_template": "1",
+    "net.ipv4.conf.all.arp_ignore": "1",
+    "net.ipv4.conf.all.arp_announce": "2",
+    "net.ipv4.tcp_keepalive_time": "600",
+}
+
+
+@pytest.mark.parametrize("mode", ["nftables", "iptables"])
+def test_settings_of_the_mode_before_hold_until_the_new_one_serves(
+    node: Node, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New connections through IPVS are masqueraded only where it has connection tracking."""
+    monkeypatch.setattr(kube_proxy_kernel, "is_there", lambda module: True)
+    node.present(kube_proxy_mode="ipvs", kube_proxy_ipvs_strict_arp=True)
+    node.held.clear()
+    node.present(kube_proxy_mode=mode)
+    assert len(node.held) == 2 and all(IPVS_SYSCTLS.items() <= sysctls.items() for sysctls in node.held)
+    document = kube_proxy_kernel.document_of(parse_kube_proxy({**node.variables, "kube_proxy_mode": mode}))
+    assert node.kernel[-1] == document == store.load(kube_proxy_kernel.KIND)
+    assert not set(IPVS_SYSCTLS) & {*document["sysctls"], *document["optional_sysctls"]}
+    assert not node.present(kube_proxy_mode=mode).changed and node.kernel[-1] == document
+
+
+def test_settings_of_the_mode_before_hold_after_a_run_that_was_cut_off_too(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube_proxy_kernel, "is_there", lambda module: True)
+    node.present(kube_proxy_mode="ipvs", kube_proxy_ipvs_strict_arp=True)
+    earlier = store.load(kube_proxy_kernel.KIND)
+    settings = kube_proxy_kernel.document_of(parse_kube_proxy(node.variables))
+    store.save(kube_proxy_kernel.KIND, kube_proxy_kernel.with_earlier(settings, earlier), False)
+    node.held.clear()
+    node.present()
+    assert node.held and all(IPVS_SYSCTLS.items() <= sysctls.items() for sysctls in node.held)
+    assert node.kernel[-1] == settings == store.load(kube_proxy_kernel.KIND)
+
+
+def test_settings_of_the_mode_before_that_the_node_declares_by_now_are_the_node_s(node: Node) -> None:
+    node.present(kube_proxy_mode="ipvs")
+    settings = {"sysctls": {"net.ipv4.tcp_keepalive_time": 300}, "modules_file": "/m", "sysctl_file": "/s"}
+    store.save("kernel_settings", {**settings, "found_file": "/f"}, False)
+    node.held.clear()
+    node.present()
+    assert node.held and all("net.ipv4.tcp_keepalive_time" not in sysctls for sysctls in node.held)
 
 
 @pytest.mark.parametrize("where", ["unit", "file"])
