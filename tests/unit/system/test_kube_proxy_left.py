@@ -111,12 +111,12 @@ def test_run_that_is_cut_off_anywhere_is_finished_by_the_next(kernel: Kernel) ->
 
 @pytest.mark.parametrize("mode", ["ipvs", "nftables", "iptables", "none"])
 def test_kernel_that_cannot_have_rules_or_sets_has_none(kernel: Kernel, mode: str) -> None:
-    """The words are those of the commands, where modules ip_set and nf_tables are missing."""
+    """The words are those of the commands of Debian 12, where modules ip_set and nfnetlink are missing."""
     kernel.state = {}
     kernel.words = {
         "ipset": "ipset v7.17: Cannot open session to kernel.\n",
-        "nft": "netlink: Error: cache initialization failed: Invalid argument\n",
-        "iptables-save": "iptables-save v1.8.9 (nf_tables): Could not fetch rule set generation id: Invalid argument\n",
+        "nft": "mnl.c:60: Unable to initialize Netlink socket: Protocol not supported\n",
+        "iptables-save": "iptables-save/1.8.9 (nf_tables) Failed to initialize nft: Protocol not supported\n",
     }
     assert not kernel.keep(mode)[0].changed
 
