@@ -153,7 +153,7 @@ def _strangers(service: ServiceAdapter) -> List[processes.Process]:
 def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: releases.Fetch) -> Outcome:
     """Shape: ``{variables: {NAME: VALUE}, release?: {version, url, sha256}, program?, directory?,
     release_directory?, wait?}``. Raises SpecError, PrerequisiteError or ForeignError with nothing changed; any other
-    error after the way back.
+    error after the way back, but for one about settings of an earlier mode, which the next run takes back.
     """
     node = Node(document, runner, fetch)
     _require(node, check)
