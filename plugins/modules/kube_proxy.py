@@ -13,7 +13,8 @@ author: the Fairlead authors
 description:
   - Brings the kernel modules and sysctls of the mode, unpacks kube-proxy from a release archive when asked to, writes
     its C(KubeProxyConfiguration), kubeconfig and unit, starts it, restarts it where any of these has changed, and waits
-    until it says that it works. Sysctls of an earlier mode get their values from before not until then.
+    until it is healthy and its metrics say that it has programmed services. Sysctls of an earlier mode get their values
+    from before not until then.
   - All variables are checked before anything is changed, and what contradicts each other is refused.
   - Another kube-proxy is refused and left alone. That is a service or a file in the place of ours without our mark, and
     a process of a program called kube-proxy in the same network namespace, as in a pod of kubeadm's DaemonSet.

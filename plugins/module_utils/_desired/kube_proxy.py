@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 from typing import Any, List, Mapping, Optional, Tuple
@@ -40,6 +39,10 @@ PROGRAM = "kube-proxy"
 _OLDEST_KERNEL, _OLDEST_NFT = (5, 13), (1, 0, 1)
 # A transaction that leaves nothing behind but, with iptables-nft, an empty table.
 _PROBE = "*nat\n:FAIRLEAD-PROBE - [0:0]\n-F FAIRLEAD-PROBE\n-X FAIRLEAD-PROBE\nCOMMIT\n"
+# When it was through with all rules, the first time once it knew all services and endpoints (pkg/proxy/metrics).
+_PROGRAMMED = re.compile(
+    r'^kubeproxy_sync_proxy_rules_last_timestamp_seconds(?:{ip_family="(\w+)"})? [1-9]', re.MULTILINE
+)
 # Commands that it calls, by mode, with the package that has them.
 _COMMANDS = {
     NFTABLES: {"nft": "nftables"},
@@ -100,9 +103,7 @@ class Node:
         """Raises ApplyError with the end of the log unless kube-proxy says that it works. 0 seconds: not asked."""
         if not self.seconds:
             return
-        where = self.proxy["healthz_bind_address"]
-        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.address, where.address)
-        url = f"http://{dataclasses.replace(where, address=address)}/livez"
+        url = self._url("healthz_bind_address", "livez")
         problem = health.wait(url, self.seconds, self._unfinished)
         if problem or not self.service.main_pid():
             _status, log, _error = self.runner(["journalctl", "--unit", UNIT, "--lines", "12", "--output", "cat"])
@@ -111,17 +112,22 @@ class Node:
             hint = f"Is {server} there, and has it a Node {name or 'of this host'} with an address?"
             raise ApplyError(UNIT, f"{text}, so all is as before. {hint} The end of its log:\n{log.strip()}")
 
-    def _unfinished(self, text: str) -> str:
-        """It says that it is well from its start on, and of which IP versions it has programmed services. Older
-        releases, whose answer has no ``healthy``, say less."""
-        try:
-            answer = json.loads(text)
-        except ValueError:
-            return "answers in no form that is known"
-        if not isinstance(answer, dict) or "healthy" not in answer:
-            return ""
+    def _url(self, name: str, path: str) -> str:
+        where = self.proxy[name]
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.address, where.address)
+        return f"http://{dataclasses.replace(where, address=address)}/{path}"
+
+    def _unfinished(self, _text: str) -> str:
+        """It says that it is well from its start on. What it has programmed is only told by its metrics."""
+        url = self._url("metrics_bind_address", "metrics")
+        problem = health.ask(url, self._unprogrammed)
+        return f"{url}: {problem}" if problem else ""
+
+    def _unprogrammed(self, metrics: str) -> str:
+        """Older releases say of no IP version when they were through with all rules."""
+        done = set(_PROGRAMMED.findall(metrics))
         wanted = ["IPv4", *(["IPv6"] if self.proxy.values["cluster_pod_cidr6"] else [])]
-        missing = [family for family in wanted if family not in (answer.get("status") or {})]
+        missing = [family for family in wanted if not done & {family, ""}]
         return f"has not programmed services of {' and '.join(missing)} yet" if missing else ""
 
     def refuse_foreign(self) -> None:

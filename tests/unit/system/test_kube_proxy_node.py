@@ -27,6 +27,9 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.kube_proxy
 from ansible_collections.fairlead.cluster.plugins.module_utils._system import health, processes, service
 from tests.unit.model.test_kube_proxy_wrong import SOUND
 
+PROGRAMMED = "kubeproxy_sync_proxy_rules_last_timestamp_seconds"
+METRICS_URL = "http://127.0.0.1:10249/metrics"
+
 
 def packed(*names: str) -> bytes:
     stream = io.BytesIO()
@@ -61,8 +64,9 @@ class Node:
         (root / "proc" / "thread-self" / "ns").mkdir(parents=True)
         (root / "proc" / "thread-self" / "ns" / "net").symlink_to("net:[1]")
         monkeypatch.setattr(kube_proxy_kernel, "converge", self.converge_kernel)
-        self.answer = '{"healthy": true, "status": {"IPv4": {}}}'
+        self.metrics = f'{PROGRAMMED}{{ip_family="IPv4"}} 1.7e+09\n'
         monkeypatch.setattr(health, "wait", self.ask)
+        monkeypatch.setattr(health, "ask", lambda url, judge: judge(self.metrics if url == METRICS_URL else ""))
         self.held: list[dict[str, Any]] = []
 
     def converge_kernel(self, document: Any, check: bool, runner: Any) -> Outcome:
@@ -72,7 +76,7 @@ class Node:
 
     def ask(self, url: str, seconds: int, judge: Callable[[str], str]) -> str:
         self.hold()
-        return self.problem or judge(self.answer)
+        return self.problem or judge('{"healthy": true, "status": {"IPv4": {}, "IPv6": {}}}')
 
     def hold(self) -> None:
         """Note the sysctls that hold while kube-proxy starts and is asked."""
@@ -213,19 +217,20 @@ def test_first_start_that_fails_leaves_nothing(node: Node, failure: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("answer", "problem"),
+    ("metrics", "problem"),
     [
-        ('{"healthy": true}', "has not programmed services of IPv4 and IPv6 yet"),
-        ('{"healthy": true, "status": {"IPv4": {}}}', "has not programmed services of IPv6 yet"),
-        ('{"healthy": true, "status": {"IPv4": {}, "IPv6": {}}}', ""),
-        ('{"lastUpdated": "2026-01-01T00:00:00Z"}', ""),
-        ("ok", "answers in no form that is known"),
+        ("", "has not programmed services of IPv4 and IPv6 yet"),
+        (f'{PROGRAMMED}{{ip_family="IPv4"}} 1.7e+09\n', "has not programmed services of IPv6 yet"),
+        (f'{PROGRAMMED}{{ip_family="IPv4"}} 1.7e+09\n{PROGRAMMED}{{ip_family="IPv6"}} 1.7e+09\n', ""),
+        (f"{PROGRAMMED} 0\n", "has not programmed services of IPv4 and IPv6 yet"),
+        (f"{PROGRAMMED} 1.7e+09\n", ""),
     ],
 )
-def test_it_works_once_it_has_programmed_services_of_all_ip_versions(node: Node, answer: str, problem: str) -> None:
-    node.answer = answer
+def test_it_works_once_it_has_programmed_services_of_all_ip_versions(node: Node, metrics: str, problem: str) -> None:
+    """It calls itself healthy, and names IP versions, before it has programmed anything."""
+    node.metrics = metrics
     if problem:
-        with pytest.raises(ApplyError, match=problem):
+        with pytest.raises(ApplyError, match=f"{METRICS_URL}: {problem}"):
             node.present(cluster_pod_cidr6="fd00::/56")
     else:
         assert node.present(cluster_pod_cidr6="fd00::/56").changed
