@@ -13,9 +13,11 @@ author: the Fairlead authors
 description:
   - Brings the kernel modules and sysctls of the mode, unpacks kube-proxy from a release archive when asked to, writes
     its C(KubeProxyConfiguration), kubeconfig and unit, starts it, restarts it where any of these has changed, and waits
-    until it says that it works.
+    until it is healthy and its metrics say that it has programmed services. Sysctls of an earlier mode get their values
+    from before not until then.
   - All variables are checked before anything is changed, and what contradicts each other is refused.
-  - Another kube-proxy, that is a service or a file in the place of ours without our mark, is refused and left alone.
+  - Another kube-proxy is refused and left alone. That is a service or a file in the place of ours without our mark, and
+    a process of a program called kube-proxy in the same network namespace, as in a pod of kubeadm's DaemonSet.
   - When kube-proxy does not start, or does not become well, files and service are what they were before.
 extends_documentation_fragment: fairlead.cluster.attributes
 attributes:
@@ -30,7 +32,7 @@ options:
       - V(present) ensures all of it.
       - V(absent) stops the service, removes what it made in the kernel as M(fairlead.cluster.kube_proxy_state) does,
         and files and releases as far as they are ours; sysctls get the values from before. Where another kube-proxy is
-        in the place of ours, nothing in the kernel is touched.
+        in the place of ours, or runs beside it, no services in the kernel are touched.
     type: str
     choices: [present, absent]
     default: present
@@ -98,7 +100,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 left:
-  description: Files in the place of ours that were left, because they are not ours.
+  description: Files in the place of ours, and processes of another kube-proxy, that are not ours and were left.
   returned: when O(state=absent)
   type: list
   elements: str

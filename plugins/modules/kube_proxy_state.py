@@ -13,9 +13,10 @@ author: the Fairlead authors
 description:
   - Removes chains, sets, tables, virtual services and the device C(kube-ipvs0) that kube-proxy made in modes that it is
     not in any more. What stays is that of mode O(keep).
-  - Takes only what is kube-proxy's by its name, and virtual services on an address of C(kube-ipvs0), or on an address
-    of the node with a port of O(node_ports). Never virtual services in O(exclude_cidrs), those that modules of this
-    collection made, those of firewall marks, and any others; kube-proxy's own C(--cleanup) removes all of them.
+  - Takes only what is kube-proxy's by its name, and virtual services on an address of C(kube-ipvs0), or, where that
+    device is, on an address of the node with a port of O(node_ports). Never virtual services in O(exclude_cidrs), those
+    that modules of this collection made, those of firewall marks, and any others; kube-proxy's own C(--cleanup) removes
+    all of them.
   - Takes the sets of IPv6 (C(KUBE-6-*)) too, which C(--cleanup) leaves.
   - When a step fails, everything that was removed comes back.
   - Refuses to remove what kube-proxy of this node is configured for.

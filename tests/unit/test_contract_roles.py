@@ -24,6 +24,8 @@ INJECTED_FACT = re.compile(
     r"(?<![\w.'\"])ansible_(distribution\w*|os_family|kernel|architecture|hostname|fqdn|default_ipv\d|service_mgr|"
     r"pkg_mgr|processor\w*|memtotal_mb|interfaces|all_ipv\d_addresses|python_version|system|machine|date_time)\b"
 )
+# Their main calls their other entry points, each of which says what it takes.
+IN_PARTS = {"pki"}
 EXPRESSION = re.compile(r"{{.*?}}|{%.*?%}", re.DOTALL)
 # Keys of a task that hold an expression without braces.
 BARE = {"when", "changed_when", "failed_when", "until", "that", "loop"}
@@ -136,6 +138,15 @@ def test_defaults_and_specification_agree(role: Path) -> None:
         if "{{" not in str(value) and "default" in options[name]:
             assert options[name]["default"] == value, name
         assert not (options[name].get("required") and value is not None), f"{name}: required, and has a default"
+
+
+@pytest.mark.parametrize("role", ROLES, ids=role_name)
+def test_every_entry_point_is_there_and_main_takes_every_input(role: Path) -> None:
+    entries = specs(role)
+    assert [entry for entry in entries if not (role / "tasks" / f"{entry}.yml").is_file()] == []
+    if role.name not in IN_PARTS:
+        taken = entries["main"].get("options") or {}
+        assert sorted(set(load(role, "defaults/main.yml")) - set(taken)) == [], "defaults that are no options of main"
 
 
 @pytest.mark.parametrize("role", ROLES, ids=role_name)

@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,15 @@ from tests.lab.cluster import TOP, Cluster, Run
 from tests.lab.test_services import CLIENT
 from tests.upstream import builds, kubernetes_api
 from tests.upstream.conftest import Programs
+from tests.upstream.lan import end
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
 NODE, GATEWAY, VERSION = "k1", "192.0.2.1", builds.KUBERNETES_VERSION.removeprefix("v")
 CLUSTER_IP, NODE_PORT, PORT = "10.96.0.80", 30080, 8080
+# Of a service whose only endpoint is where its clients are. It is reached by who is masqueraded and nobody else.
+FAR_CLUSTER_IP, FAR_NODE_PORT, FAR_PORT = "10.96.0.81", 30081, 8090
 API_CA = "/etc/fairlead/api-ca.crt"
 UNIT, FILES = "/etc/systemd/system/kube-proxy.service", "/etc/fairlead/kube-proxy"
 # Somebody else's: in our own range, and by name alike.
@@ -84,30 +86,45 @@ class Site:
         self.shell(f"systemd-run -q --unit=t-web -p WorkingDirectory=/srv/t-web python3 -m http.server {PORT}")
         return self.shell("cat /etc/fairlead/pki/kubernetes-ca.crt")
 
-    def assert_serves(self, within: float = 90) -> None:
-        """The service's own address from the node, and the node's port from outside. kube-proxy says that it works a
-        moment before it has programmed everything."""
-        until = time.monotonic() + within
-        while True:
-            inside = self.cluster.run(NODE, "python3", "-c", FETCH, f"http://{CLUSTER_IP}/", expect=None)
-            outside = self.namespace.run(["python3", "-c", FETCH, f"http://{self.address}:{NODE_PORT}/"], check=False)
-            if "answered" in inside and "answered" in outside.stdout:
-                return
-            assert time.monotonic() < until, f"{inside}\n{outside.stdout}{outside.stderr}"
-            time.sleep(1)
+    @contextlib.contextmanager
+    def far_server(self, directory: Path) -> Iterator[None]:
+        (directory / "far").mkdir()
+        (directory / "far" / "index.html").write_text("answered\n")
+        command = [sys.executable, "-m", "http.server", str(FAR_PORT), "--bind", GATEWAY, "-d", str(directory / "far")]
+        process = self.namespace.start(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            end(process)
+
+    def assert_serves(self) -> None:
+        """A service's own address from the node, and ports of the node from outside: as soon as the role is done."""
+        inside = self.cluster.run(NODE, "python3", "-c", FETCH, f"http://{CLUSTER_IP}/", expect=None)
+        assert "answered" in inside, inside
+        for port in (NODE_PORT, FAR_NODE_PORT):
+            outside = self.namespace.run(["python3", "-c", FETCH, f"http://{self.address}:{port}/"], check=False)
+            assert "answered" in outside.stdout, outside.stderr
 
     @contextlib.contextmanager
     def clients(self) -> Iterator[None]:
-        """One after the other from outside: none of them notices what happens in the block."""
-        command = [sys.executable, "-c", CLIENT, f"http://{self.address}:{NODE_PORT}/", "0"]
-        process = self.namespace.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        """One after the other from outside, at each of the ports: none of them notices what happens in the block."""
+        processes = [
+            self.namespace.start(
+                [sys.executable, "-c", CLIENT, f"http://{self.address}:{port}/", "0"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            for port in (NODE_PORT, FAR_NODE_PORT)
+        ]
         try:
             yield
-            answers = process.communicate(timeout=60)[0].splitlines()
+            said = [process.communicate(timeout=60)[0].splitlines() for process in processes]
         finally:
-            process.kill()
-            process.communicate()
-        assert len(answers) > 10 and [each for each in answers if not each.endswith(" answered")] == []
+            for process in processes:
+                process.kill()
+                process.communicate()
+        for answers in said:
+            assert len(answers) > 10 and [each for each in answers if not each.endswith(" answered")] == []
 
     def state(self) -> str:
         return self.shell(f"sha256sum {UNIT} {FILES}/*; find /opt/kube-proxy; systemctl is-active kube-proxy")
@@ -116,16 +133,23 @@ class Site:
 def objects(address: str) -> Iterator[dict[str, Any]]:
     addresses = [{"type": "InternalIP", "address": address}]
     yield {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}, "status": {"addresses": addresses}}
-    ports = [{"port": 80, "targetPort": PORT, "nodePort": NODE_PORT}]
-    spec = {"type": "NodePort", "clusterIP": CLUSTER_IP, "ports": ports}
-    yield {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": spec}
+    yield from service("web", CLUSTER_IP, NODE_PORT, address, PORT, nodeName=NODE)
+    yield from service("far", FAR_CLUSTER_IP, FAR_NODE_PORT, GATEWAY, FAR_PORT)
+
+
+def service(
+    name: str, cluster_ip: str, node_port: int, endpoint: str, port: int, **more: str
+) -> Iterator[dict[str, Any]]:
+    ports = [{"port": 80, "targetPort": port, "nodePort": node_port}]
+    spec = {"type": "NodePort", "clusterIP": cluster_ip, "ports": ports}
+    yield {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
     yield {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "metadata": {"name": f"{name}-1", "labels": {"kubernetes.io/service-name": name}},
         "addressType": "IPv4",
-        "ports": [{"port": PORT, "protocol": "TCP"}],
-        "endpoints": [{"addresses": [address], "conditions": {"ready": True}, "nodeName": NODE}],
+        "ports": [{"port": port, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [endpoint], "conditions": {"ready": True}, **more}],
     }
 
 
@@ -151,9 +175,17 @@ def site(
     with Cluster(purpose, directory, str(inventory), kind) as lab:
         made = Site(lab, address, kubernetes)
         (directory / "clients.crt").write_text(made.prepare())
-        with kubernetes_api.running(
-            made.namespace, directory / "api", (kubernetes, etcd), GATEWAY, "10.96.0.0/12", directory / "clients.crt"
-        ) as api:
+        with (
+            made.far_server(directory),
+            kubernetes_api.running(
+                made.namespace,
+                directory / "api",
+                (kubernetes, etcd),
+                GATEWAY,
+                "10.96.0.0/12",
+                directory / "clients.crt",
+            ) as api,
+        ):
             for each in objects(address):
                 api.create(each)
             made.cluster.run(NODE, "sh", "-c", f"cat >{API_CA} <<'EOF'\n{api.authority.read_text()}\nEOF")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import re
 from typing import Any, List, Mapping, Optional, Tuple
@@ -25,7 +24,7 @@ from .._model.parse import Section
 from .._model.release import parse_release
 from .._model.service import ABSENT, CURRENT, FOREIGN, OUTDATED, Service
 from .._plan.operation import REPLACE, Operation, difference
-from .._system import health, releases
+from .._system import health, processes, releases
 from .._system.files import FileAdapter, remove_directory
 from .._system.runner import Runner
 from .._system.service import ServiceAdapter, is_ours, unit_path
@@ -40,6 +39,10 @@ PROGRAM = "kube-proxy"
 _OLDEST_KERNEL, _OLDEST_NFT = (5, 13), (1, 0, 1)
 # A transaction that leaves nothing behind but, with iptables-nft, an empty table.
 _PROBE = "*nat\n:FAIRLEAD-PROBE - [0:0]\n-F FAIRLEAD-PROBE\n-X FAIRLEAD-PROBE\nCOMMIT\n"
+# When it was through with all rules, the first time once it knew all services and endpoints (pkg/proxy/metrics).
+_PROGRAMMED = re.compile(
+    r'^kubeproxy_sync_proxy_rules_last_timestamp_seconds(?:{ip_family="(\w+)"})? [1-9]', re.MULTILINE
+)
 # Commands that it calls, by mode, with the package that has them.
 _COMMANDS = {
     NFTABLES: {"nft": "nftables"},
@@ -100,9 +103,7 @@ class Node:
         """Raises ApplyError with the end of the log unless kube-proxy says that it works. 0 seconds: not asked."""
         if not self.seconds:
             return
-        where = self.proxy["healthz_bind_address"]
-        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.address, where.address)
-        url = f"http://{dataclasses.replace(where, address=address)}/livez"
+        url = self._url("healthz_bind_address", "livez")
         problem = health.wait(url, self.seconds, self._unfinished)
         if problem or not self.service.main_pid():
             _status, log, _error = self.runner(["journalctl", "--unit", UNIT, "--lines", "12", "--output", "cat"])
@@ -111,17 +112,22 @@ class Node:
             hint = f"Is {server} there, and has it a Node {name or 'of this host'} with an address?"
             raise ApplyError(UNIT, f"{text}, so all is as before. {hint} The end of its log:\n{log.strip()}")
 
-    def _unfinished(self, text: str) -> str:
-        """It says that it is well from its start on, and of which IP versions it has programmed services. Older
-        releases, whose answer has no ``healthy``, say less."""
-        try:
-            answer = json.loads(text)
-        except ValueError:
-            return "answers in no form that is known"
-        if not isinstance(answer, dict) or "healthy" not in answer:
-            return ""
+    def _url(self, name: str, path: str) -> str:
+        where = self.proxy[name]
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.address, where.address)
+        return f"http://{dataclasses.replace(where, address=address)}/{path}"
+
+    def _unfinished(self, _text: str) -> str:
+        """It says that it is well from its start on. What it has programmed is only told by its metrics."""
+        url = self._url("metrics_bind_address", "metrics")
+        problem = health.ask(url, self._unprogrammed)
+        return f"{url}: {problem}" if problem else ""
+
+    def _unprogrammed(self, metrics: str) -> str:
+        """Older releases say of no IP version when they were through with all rules."""
+        done = set(_PROGRAMMED.findall(metrics))
         wanted = ["IPv4", *(["IPv6"] if self.proxy.values["cluster_pod_cidr6"] else [])]
-        missing = [family for family in wanted if family not in (answer.get("status") or {})]
+        missing = [family for family in wanted if not done & {family, ""}]
         return f"has not programmed services of {' and '.join(missing)} yet" if missing else ""
 
     def refuse_foreign(self) -> None:
@@ -130,35 +136,62 @@ class Node:
         assert isinstance(service, Service)
         if FOREIGN in (service.unit_file, service.configuration if service.running else CURRENT):
             problems.append(f"{UNIT} is not ours; to give it up: systemctl disable --now {UNIT}")
+        strangers = _strangers(self.service)
+        if strangers:
+            hint = (
+                "if it is of kubeadm's DaemonSet, to give that up: kubectl -n kube-system delete daemonset kube-proxy"
+            )
+            problems.append(f"{' and '.join(map(str, strangers))} runs here; {hint}")
         if problems:
             text = "another kube-proxy is on this node, and nothing of it was changed"
             raise ForeignError(f"{text}: {'. '.join(dict.fromkeys(problems))}. Move it away")
 
 
+def _strangers(service: ServiceAdapter) -> List[processes.Process]:
+    """Other processes of a kube-proxy than those of the service, as in a pod: it would answer in the place of ours when
+    that is asked whether it works, and what it has made would be taken for leavings of ours."""
+    found = processes.of_program(PROGRAM)
+    # Until it has become a command that it calls, a process of the service is one more kube-proxy.
+    main = service.main_pid() or None
+    return [each for each in found if main not in (each.pid, each.parent) and processes.is_there(each)]
+
+
 def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: releases.Fetch) -> Outcome:
     """Shape: ``{variables: {NAME: VALUE}, release?: {version, url, sha256}, program?, directory?,
     release_directory?, wait?}``. Raises SpecError, PrerequisiteError or ForeignError with nothing changed; any other
-    error after the way back.
+    error after the way back, but for one about settings of an earlier mode, which the next run takes back.
     """
     node = Node(document, runner, fetch)
     _require(node, check)
     node.refuse_foreign()
-    kernel_document = kube_proxy_kernel.document_of(node.proxy)
+    settings = kube_proxy_kernel.document_of(node.proxy)
     earlier = store.load(kube_proxy_kernel.KIND)
-    kernel = _kernel(kernel_document, check, runner)
+    # Until the new mode serves, the mode before does.
+    meanwhile = settings if check else kube_proxy_kernel.with_earlier(settings, earlier)
+    kernel = _kernel(meanwhile, check, runner)
     try:
         files = engine_converge(node.adapter, node.plan, check)
-        return together(kernel, files, _served(node, files, check))
+        served = _served(node, files, check)
     except BaseException:
         if kernel.changed and not check:
             _kernel(earlier, check, runner)
         raise
+    if meanwhile != settings:
+        kernel = _altogether(kernel, _kernel(settings, check, runner))
+    return together(kernel, files, served)
 
 
 def _kernel(document: Optional[Mapping[str, Any]], check: bool, runner: Runner) -> Outcome:
     """Settings of the kernel, remembered; none for no document."""
     outcome = kube_proxy_kernel.converge(document or kube_proxy_kernel.FILES, check, runner)
     return together(outcome, store.remember(kube_proxy_kernel.KIND, document, check))
+
+
+def _altogether(first: Outcome, last: Outcome) -> Outcome:
+    """Two runs about the same objects as one, without what was there in between only."""
+    keys = {operation.item.key for operation in (*first.operations, *last.operations)}
+    before, after = ({key: state[key] for key in keys if key in state} for state in (first.before, last.after))
+    return Outcome(first.before, last.after, difference(before, after))
 
 
 def _served(node: Node, files: Outcome, check: bool) -> Outcome:
@@ -248,15 +281,17 @@ def _numbers(text: str) -> Tuple[int, ...]:
 
 def absent(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Outcome, List[str]]:
     """Service, what it made in the kernel, files and releases of ours are gone, and sysctls have the values from
-    before. Gives what is not ours and was left, too."""
+    before. Gives what is not ours and was left, too: with another kube-proxy here, nothing in the kernel is touched."""
     section = Section(document)
     directory, unpacked = section.text("directory", DIRECTORY), section.text("release_directory", RELEASES)
     paths = [*(os.path.join(directory, name) for name in ("config.yaml", "kubeconfig")), unit_path(UNIT)]
     left = [path for path in paths if not is_ours(path, BANNER)]
     here = store.load(kube_proxy_kernel.KIND) is not None or any(map(os.path.exists, paths))
-    service = engine_converge(ServiceAdapter(UNIT, BANNER, MARK, "", runner), _stopped, check)
+    ours = ServiceAdapter(UNIT, BANNER, MARK, "", runner)
+    service = engine_converge(ours, _stopped, check)
+    others = [*left, *(map(str, _strangers(ours)) if here else [])]
     # Before the files, by which a run that is cut off here knows that there is something to do.
-    kernel = _removed_from_kernel(section, check, runner) if here and not left else Outcome({}, {}, [])
+    kernel = _removed_from_kernel(section, check, runner) if here and not others else Outcome({}, {}, [])
     files = FileAdapter(path for path in paths if path not in left)
     programs = releases.ReleaseAdapter(PRODUCT, unpacked, releases.releases(unpacked), runner)
     removed = [engine_converge(adapter, lambda have: difference(have, {}), check) for adapter in (files, programs)]
@@ -264,7 +299,7 @@ def absent(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Ou
         releases.remove_unfinished(unpacked)
         remove_directory(directory)
         _forget_unit(runner, removed[0])
-    return together(service, kernel, *removed, _kernel(None, check, runner)), left
+    return together(service, kernel, *removed, _kernel(None, check, runner)), others
 
 
 def _removed_from_kernel(section: Section, check: bool, runner: Runner) -> Outcome:

@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from typing import Any, Dict, Mapping, Optional
 
 from .._engine import Outcome
 from .._model.errors import SpecError
 from .._model.kernel import parse_kernel_settings
 from .._model.kube_proxy import kernel_modules, optional_sysctls, sysctls
 from .._model.kube_proxy_options import KubeProxy
+from .._system.kernel_modules import is_there
 from .._system.runner import Runner
 from . import kernel_settings, store
 
@@ -39,6 +40,21 @@ def document_of(proxy: KubeProxy) -> Dict[str, Any]:
                 raise SpecError(name, f"{text}; leave it out of node_extra_sysctls, or make both equal")
     theirs = {key: {name: each for name, each in values.items() if name not in node} for key, values in own.items()}
     return {"modules": kernel_modules(proxy), **theirs, **FILES}
+
+
+def with_earlier(document: Mapping[str, Any], earlier: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
+    """``document``, and of an earlier one what the mode before rests on for as long as it serves. Of that, only what
+    the kernel still has, and what the node has not come to declare by itself."""
+    settings = parse_kernel_settings(earlier or FILES)
+    node = _declared_for_node()
+    before = {**settings.optional, **settings.sysctls}
+    kept = {name: value for name, value in before.items() if name not in node and name not in document["sysctls"]}
+    modules = [name for name in settings.modules if name not in document["modules"] and is_there(name)]
+    return {
+        **document,
+        "modules": [*document["modules"], *modules],
+        "optional_sysctls": {**kept, **document["optional_sysctls"]},
+    }
 
 
 def _declared_for_node() -> Dict[str, str]:

@@ -116,8 +116,10 @@ class _Ours:
     def _services(self, have: State) -> FrozenSet[str]:
         addresses = [item.address for item in have.values() if isinstance(item, DeviceAddress)]
         virtual = frozenset(address.partition("/")[0] for address in addresses)
-        local = elsewhere([DEVICE]) if any(isinstance(item, VirtualService) for item in have.values()) else frozenset()
         names = {item.service for item in have.values() if isinstance(item, VirtualService)}
+        # kube-proxy's device is what tells that it was in mode ipvs. It goes last, so node ports of a run that was cut
+        # off are known too; without it they are somebody else's.
+        local = elsewhere([DEVICE]) if names and DummyDevice(DEVICE).key in have else frozenset()
         ours = (name for name in names - self.of_this_collection if is_kube_proxy_s(self.wish, name, virtual, local))
         return frozenset(ours)
 

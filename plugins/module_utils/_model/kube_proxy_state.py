@@ -171,7 +171,8 @@ def table_goes(wish: StateWish) -> bool:
 
 
 def is_kube_proxy_s(wish: StateWish, service: str, virtual: FrozenSet[str], local: FrozenSet[str]) -> bool:
-    """Whether a virtual service is kube-proxy's. ``virtual`` are the addresses on its device, ``local`` all others."""
+    """Whether a virtual service is kube-proxy's. ``virtual`` are the addresses on its device, ``local`` all others,
+    none where it has no device."""
     parts = service_parts(service)
     if parts.mark or _excluded(wish, parts.address):
         return False

@@ -10,8 +10,8 @@ from typing import Callable
 
 # Seconds for one answer, and between two questions.
 _ANSWER, _PAUSE = 2, 0.5
-# What is read of an answer.
-_LONGEST = 65536
+# What is read of an answer; metrics of a service are a hundred thousand bytes.
+_LONGEST = 1 << 20
 # What a text says is wrong; empty for nothing.
 Judge = Callable[[str], str]
 # What is asked is on this node: never by way of a proxy of the environment.

@@ -12,11 +12,11 @@ from .._model.errors import ApplyError, ReadError
 from .._model.item import BaseItem, State, state_of
 from .._model.kube_proxy_state import NFT_TABLE, SETS, Chains, IpSet, NftTable, StateWish, goes, jump_goes
 from .._plan.operation import DELETE, Operation
+from .packet_filter import dumped
 from .runner import Runner
 
 _COMMANDS = {"IPv4": "iptables", "IPv6": "ip6tables"}
 _TABLE, _RULE = re.compile(r"\*(\S+)"), re.compile(r"-A (\S+) ?(.*)")
-_MISSING = 127
 
 
 class ChainsAdapter:
@@ -28,10 +28,7 @@ class ChainsAdapter:
     def read(self) -> State:
         items: List[Chains] = []
         for family, command in _COMMANDS.items():
-            status, output, error = self.runner([f"{command}-save"])
-            if status not in (0, _MISSING):
-                raise ReadError(f"{command}-save: {error.strip() or f'status {status}'}")
-            items += _chains(self.wish, family, output)
+            items += _chains(self.wish, family, dumped(self.runner, [f"{command}-save"]))
         return state_of(items)
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
@@ -103,11 +100,9 @@ class SetsAdapter:
         self.wanted, self.runner = wanted, runner
 
     def read(self) -> State:
-        status, output, error = self.runner(["ipset", "save"]) if self.wanted else (0, "", "")
-        if status not in (0, _MISSING):
-            raise ReadError(f"ipset save: {error.strip() or f'status {status}'}")
+        saved = dumped(self.runner, ["ipset", "save"]) if self.wanted else ""
         texts: Dict[str, List[str]] = {}
-        for line in output.splitlines():
+        for line in saved.splitlines():
             _verb, name, *_rest = line.split()
             if name in SETS:
                 texts.setdefault(name, []).append(line)
@@ -130,12 +125,8 @@ class TablesAdapter:
         self.wanted, self.runner = wanted, runner
 
     def read(self) -> State:
-        status, output, error = self.runner(["nft", "list", "tables"]) if self.wanted else (0, "", "")
-        if status == _MISSING:
-            return {}
-        if status != 0:
-            raise ReadError(f"nft list tables: {error.strip() or f'status {status}'}")
-        families = [line.split()[1] for line in output.splitlines() if line.split()[2:] == [NFT_TABLE]]
+        listed = dumped(self.runner, ["nft", "list", "tables"]) if self.wanted else ""
+        families = [line.split()[1] for line in listed.splitlines() if line.split()[2:] == [NFT_TABLE]]
         return state_of(NftTable(family, self._text(family)) for family in families if family in ("ip", "ip6"))
 
     def _text(self, family: str) -> str:

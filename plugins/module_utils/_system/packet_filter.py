@@ -15,14 +15,16 @@ from .._model.item import Item, State
 from .._model.masquerade import MasqueradeSpec, Rules
 from .._model.parse import Network
 from .._plan.operation import Operation, outcome_of
+from .runner import Runner
 
 MASQUERADE_COMMENT, FORWARD_COMMENT = "fairlead masquerade", "fairlead forward"
-# Words of nft, iptables and the C library for: this kernel (or this build of the command) cannot do that.
+# Words of nft, iptables, ipset and the C library for: this kernel (or this build of the command) cannot do that.
 _UNSUPPORTED = re.compile(
     r"not supported|does not exist|do you need to insmod|incompatible|Could not process rule: No such file"
     r"|not compiled"
     # Netlink is there for sets, and nf_tables is not.
     r"|(generation id|cache initialization failed): Invalid argument"
+    r"|Cannot open session to kernel|Kernel error"
 )
 
 
@@ -63,6 +65,18 @@ def refused(command: str, error: str) -> FairleadError:
     if _UNSUPPORTED.search(said):
         return UnsupportedError(f"the kernel does not do what {command} needs: {said}")
     return ReadError(f"{command}: {said}")
+
+
+def dumped(runner: Runner, words: Sequence[str]) -> str:
+    """What a command prints of all that the kernel holds: nothing where it is missing, or the kernel lacks what it
+    needs. Raises ReadError when it fails otherwise."""
+    status, output, error = runner(words)
+    if status in (0, 127):
+        return output if status == 0 else ""
+    problem = refused(" ".join(words), error or output)
+    if isinstance(problem, UnsupportedError):
+        return ""
+    raise problem
 
 
 def base_of(network: Network) -> str:

@@ -11,7 +11,7 @@ from .._model.filter_items import FilterEntry, FilterObject
 from .._model.ip_version import VERSIONS, IpVersion
 from .._model.item import Item, State, state_of
 from .._model.service_nat import SETS, ServiceNat
-from .packet_filter import MissingError, UnsupportedError, refused
+from .packet_filter import MissingError, refused
 from .runner import Runner
 
 BACKEND = "ipset"
@@ -62,10 +62,7 @@ class ServiceSets:
         if status == 127:
             raise MissingError("command ipset is missing (package ipset)")
         if status != 0:
-            said = " ".join((error or output).split())
-            if "Cannot open session to kernel" in said or "Kernel error" in said:
-                raise UnsupportedError(f"the kernel does not do what ipset needs: {said}")
-            raise refused(f"ipset {words[0]}", said)
+            raise refused(f"ipset {words[0]}", error or output)
         return output
 
 

@@ -23,8 +23,12 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors imp
     PrerequisiteError,
     SpecError,
 )
-from ansible_collections.fairlead.cluster.plugins.module_utils._system import health, service
+from ansible_collections.fairlead.cluster.plugins.module_utils._model.kube_proxy_checks import parse_kube_proxy
+from ansible_collections.fairlead.cluster.plugins.module_utils._system import health, processes, service
 from tests.unit.model.test_kube_proxy_wrong import SOUND
+
+PROGRAMMED = "kubeproxy_sync_proxy_rules_last_timestamp_seconds"
+METRICS_URL = "http://127.0.0.1:10249/metrics"
 
 
 def packed(*names: str) -> bytes:
@@ -56,14 +60,28 @@ class Node:
         monkeypatch.setattr(service, "UNIT_DIRECTORY", str(self.unit.parent))
         monkeypatch.setattr(service, "_process", lambda pid: self.process if pid else None)
         monkeypatch.setattr(store, "DIRECTORY", str(root / "desired"))
+        monkeypatch.setattr(processes, "PROC", str(root / "proc"))
+        (root / "proc" / "thread-self" / "ns").mkdir(parents=True)
+        (root / "proc" / "thread-self" / "ns" / "net").symlink_to("net:[1]")
         monkeypatch.setattr(kube_proxy_kernel, "converge", self.converge_kernel)
-        self.answer = '{"healthy": true, "status": {"IPv4": {}}}'
-        monkeypatch.setattr(health, "wait", lambda url, seconds, judge: self.problem or judge(self.answer))
+        self.metrics = f'{PROGRAMMED}{{ip_family="IPv4"}} 1.7e+09\n'
+        monkeypatch.setattr(health, "wait", self.ask)
+        monkeypatch.setattr(health, "ask", lambda url, judge: judge(self.metrics if url == METRICS_URL else ""))
+        self.held: list[dict[str, Any]] = []
 
     def converge_kernel(self, document: Any, check: bool, runner: Any) -> Outcome:
         if not check:
             self.kernel.append(document)
         return Outcome({}, {}, [])
+
+    def ask(self, url: str, seconds: int, judge: Callable[[str], str]) -> str:
+        self.hold()
+        return self.problem or judge('{"healthy": true, "status": {"IPv4": {}, "IPv6": {}}}')
+
+    def hold(self) -> None:
+        """Note the sysctls that hold while kube-proxy starts and is asked."""
+        if self.kernel:
+            self.held.append({**self.kernel[-1].get("optional_sysctls", {}), **self.kernel[-1].get("sysctls", {})})
 
     def run(self, args: Sequence[str], data: str | None = None) -> tuple[int, str, str]:
         if args[0] == "systemctl":
@@ -89,6 +107,7 @@ class Node:
         if verb in ("enable", "disable"):
             self.shown["UnitFileState"] = f"{verb}d"
         if verb in ("start", "restart"):
+            self.hold()
             assignment = re.search(r"^Environment=(\w+)=(\w+)$", self.unit.read_text(), re.MULTILINE)
             assert assignment is not None
             self.shown.update(ActiveState="active", MainPID="7")
@@ -96,6 +115,14 @@ class Node:
         if verb == "stop":
             self.shown.update(ActiveState="inactive", MainPID="0")
         return 0, "", ""
+
+    def start(self, pid: int, program: str, parent: int = 1, network: int = 1) -> None:
+        """A process of the node as /proc has it."""
+        entry = self.root / "proc" / str(pid)
+        (entry / "ns").mkdir(parents=True)
+        (entry / "ns" / "net").symlink_to(f"net:[{network}]")
+        (entry / "exe").symlink_to(program)
+        (entry / "stat").write_text(f"{pid} (a (name) S 2) S {parent} {pid}\n")
 
     def document(self, **changes: Any) -> dict[str, Any]:
         release = {"version": "1.36.3", "url": "http://mirror/x", "sha256": hashlib.sha256(self.archive).hexdigest()}
@@ -190,19 +217,20 @@ def test_first_start_that_fails_leaves_nothing(node: Node, failure: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("answer", "problem"),
+    ("metrics", "problem"),
     [
-        ('{"healthy": true}', "has not programmed services of IPv4 and IPv6 yet"),
-        ('{"healthy": true, "status": {"IPv4": {}}}', "has not programmed services of IPv6 yet"),
-        ('{"healthy": true, "status": {"IPv4": {}, "IPv6": {}}}', ""),
-        ('{"lastUpdated": "2026-01-01T00:00:00Z"}', ""),
-        ("ok", "answers in no form that is known"),
+        ("", "has not programmed services of IPv4 and IPv6 yet"),
+        (f'{PROGRAMMED}{{ip_family="IPv4"}} 1.7e+09\n', "has not programmed services of IPv6 yet"),
+        (f'{PROGRAMMED}{{ip_family="IPv4"}} 1.7e+09\n{PROGRAMMED}{{ip_family="IPv6"}} 1.7e+09\n', ""),
+        (f"{PROGRAMMED} 0\n", "has not programmed services of IPv4 and IPv6 yet"),
+        (f"{PROGRAMMED} 1.7e+09\n", ""),
     ],
 )
-def test_it_works_once_it_has_programmed_services_of_all_ip_versions(node: Node, answer: str, problem: str) -> None:
-    node.answer = answer
+def test_it_works_once_it_has_programmed_services_of_all_ip_versions(node: Node, metrics: str, problem: str) -> None:
+    """It calls itself healthy, and names IP versions, before it has programmed anything."""
+    node.metrics = metrics
     if problem:
-        with pytest.raises(ApplyError, match=problem):
+        with pytest.raises(ApplyError, match=f"{METRICS_URL}: {problem}"):
             node.present(cluster_pod_cidr6="fd00::/56")
     else:
         assert node.present(cluster_pod_cidr6="fd00::/56").changed
@@ -228,6 +256,55 @@ def test_change_that_fails_runs_from_the_files_before_again(node: Node) -> None:
     assert not node.present().changed
 
 
+IPVS_SYSCTLS = {
+    "net.ipv4.vs.conntrack": "1",
+    "net.ipv4.vs.expire_nodest_conn": "1",
+    "net.ipv4.vs.expire_quiescent_template": "1",
+    "net.ipv4.conf.all.arp_ignore": "1",
+    "net.ipv4.conf.all.arp_announce": "2",
+    "net.ipv4.tcp_keepalive_time": "600",
+}
+
+
+@pytest.mark.parametrize("mode", ["nftables", "iptables"])
+def test_settings_of_the_mode_before_hold_until_the_new_one_serves(
+    node: Node, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New connections through IPVS are masqueraded only where it has connection tracking."""
+    monkeypatch.setattr(kube_proxy_kernel, "is_there", lambda module: True)
+    node.present(kube_proxy_mode="ipvs", kube_proxy_ipvs_strict_arp=True)
+    node.held.clear()
+    node.present(kube_proxy_mode=mode)
+    assert len(node.held) == 2 and all(IPVS_SYSCTLS.items() <= sysctls.items() for sysctls in node.held)
+    document = kube_proxy_kernel.document_of(parse_kube_proxy({**node.variables, "kube_proxy_mode": mode}))
+    assert node.kernel[-1] == document == store.load(kube_proxy_kernel.KIND)
+    assert not set(IPVS_SYSCTLS) & {*document["sysctls"], *document["optional_sysctls"]}
+    assert not node.present(kube_proxy_mode=mode).changed and node.kernel[-1] == document
+
+
+def test_settings_of_the_mode_before_hold_after_a_run_that_was_cut_off_too(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube_proxy_kernel, "is_there", lambda module: True)
+    node.present(kube_proxy_mode="ipvs", kube_proxy_ipvs_strict_arp=True)
+    earlier = store.load(kube_proxy_kernel.KIND)
+    settings = kube_proxy_kernel.document_of(parse_kube_proxy(node.variables))
+    store.save(kube_proxy_kernel.KIND, kube_proxy_kernel.with_earlier(settings, earlier), False)
+    node.held.clear()
+    node.present()
+    assert node.held and all(IPVS_SYSCTLS.items() <= sysctls.items() for sysctls in node.held)
+    assert node.kernel[-1] == settings == store.load(kube_proxy_kernel.KIND)
+
+
+def test_settings_of_the_mode_before_that_the_node_declares_by_now_are_the_node_s(node: Node) -> None:
+    node.present(kube_proxy_mode="ipvs")
+    settings = {"sysctls": {"net.ipv4.tcp_keepalive_time": 300}, "modules_file": "/m", "sysctl_file": "/s"}
+    store.save("kernel_settings", {**settings, "found_file": "/f"}, False)
+    node.held.clear()
+    node.present()
+    assert node.held and all("net.ipv4.tcp_keepalive_time" not in sysctls for sysctls in node.held)
+
+
 @pytest.mark.parametrize("where", ["unit", "file"])
 def test_another_kube_proxy_is_refused_and_left(node: Node, where: str) -> None:
     path = node.unit if where == "unit" else node.root / "etc" / "config.yaml"
@@ -248,6 +325,38 @@ def test_running_service_of_others_is_refused(node: Node) -> None:
     with pytest.raises(kube_proxy.ForeignError, match="kube-proxy.service is not ours"):
         node.present()
     assert node.absent()[0].changed is False and node.taken() == []
+
+
+def test_another_kube_proxy_s_process_is_refused_whoever_runs_it(node: Node) -> None:
+    """As one in a pod, which has neither a unit nor files on the node."""
+    node.start(4711, "/usr/local/bin/kube-proxy")
+    before = node.tree()
+    for check in (True, False):
+        with pytest.raises(kube_proxy.ForeignError) as caught:
+            node.present(check=check)
+        assert "process 4711 (/usr/local/bin/kube-proxy) runs here" in str(caught.value)
+        assert "kubectl -n kube-system delete daemonset kube-proxy" in str(caught.value)
+    assert (node.tree(), node.taken(), node.kernel) == (before, [], [])
+
+
+def test_processes_that_are_no_other_kube_proxy_are_none_of_its_business(node: Node) -> None:
+    """Its own, one that is about to become a command that it calls, one with another network, and other programs."""
+    node.present()
+    node.start(7, "/opt/kube-proxy/1.36.3/kube-proxy (deleted)")
+    node.start(8, "/opt/kube-proxy/1.36.3/kube-proxy", parent=7)
+    node.start(9, "/usr/local/bin/kube-proxy", network=2)
+    node.start(10, "/usr/bin/kubelet")
+    assert not node.present().changed
+
+
+def test_absent_leaves_the_kernel_to_another_kube_proxy_s_process(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    removals: list[Any] = []
+    plain = kube_proxy.kube_proxy_state.converge
+    monkeypatch.setattr(kube_proxy.kube_proxy_state, "converge", lambda *given: removals.append(given) or plain(*given))
+    node.present()
+    node.start(4711, "/usr/local/bin/kube-proxy")
+    assert node.absent()[1] == ["process 4711 (/usr/local/bin/kube-proxy)"] and removals == []
+    assert not node.unit.exists() and not node.absent()[0].changed
 
 
 def test_absent_takes_all_of_ours(node: Node) -> None:
