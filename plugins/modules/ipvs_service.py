@@ -130,7 +130,8 @@ options:
   scope:
     description:
       - What is ours alone. With O(state=overridden), services that are in it and not declared are removed, whoever made
-        them. Other services that no earlier run made are never touched.
+        them but M(fairlead.cluster.cluster_service). It must have none of kube-proxy's addresses.
+      - Other services that no earlier run made are never touched.
     type: list
     elements: dict
     default: []
@@ -145,13 +146,18 @@ options:
         description: Services with firewall marks V(LOW-HIGH).
         type: str
   device:
-    description: The dummy device for addresses. With an empty string, addresses are left to others.
+    description:
+      - The dummy device for addresses. With an empty string, addresses are left to others.
+      - Everything on it is ours, so a device that is there and that this module did not make is refused. Only that with
+        the default name is always taken for ours.
     type: str
     default: fairlead-ipvs
   timeouts:
     description:
       - Seconds without a packet after which a connection is forgotten, for all services of the node. V(0) leaves what
-        is there. They stay when the services go.
+        is there.
+      - The kernel's own come back where they are not declared any more, with O(state=overridden), and when the last
+        service that earlier runs made is deleted.
     type: dict
     suboptions:
       tcp:
@@ -190,31 +196,31 @@ EXAMPLES = r"""
   fairlead.cluster.ipvs_service:
     services:
       - protocol: tcp
-        address: 10.96.0.80
+        address: 198.51.100.80
         port: 80
         servers:
           - {address: 10.244.1.5, port: 8080}
           - {address: 10.244.2.5, port: 8080}
     scope:
-      - network: 10.96.0.0/12
+      - network: 198.51.100.0/24
 
 # operations:
-#   - + virtual service tcp 10.96.0.80:80 scheduler rr
-#   - + real server 10.244.1.5:8080 of tcp 10.96.0.80:80 masquerade weight 1
-#   - + real server 10.244.2.5:8080 of tcp 10.96.0.80:80 masquerade weight 1
+#   - + virtual service tcp 198.51.100.80:80 scheduler rr
+#   - + real server 10.244.1.5:8080 of tcp 198.51.100.80:80 masquerade weight 1
+#   - + real server 10.244.2.5:8080 of tcp 198.51.100.80:80 masquerade weight 1
 #   - + dummy fairlead-ipvs
-#   - + address 10.96.0.80/32 dev fairlead-ipvs
+#   - + address 198.51.100.80/32 dev fairlead-ipvs
 
 - name: Take a server out without a broken connection
   fairlead.cluster.ipvs_service:
     services:
-      - {protocol: tcp, address: 10.96.0.80, port: 80, servers: [{address: 10.244.2.5, port: 8080}]}
+      - {protocol: tcp, address: 198.51.100.80, port: 80, servers: [{address: 10.244.2.5, port: 8080}]}
     state: replaced
     drain_seconds: 60
 
 # operations:
-#   - ~ real server 10.244.1.5:8080 of tcp 10.96.0.80:80 masquerade weight 0 (was ... weight 1)
-#   - - real server 10.244.1.5:8080 of tcp 10.96.0.80:80 masquerade weight 0
+#   - ~ real server 10.244.1.5:8080 of tcp 198.51.100.80:80 masquerade weight 0 (was ... weight 1)
+#   - - real server 10.244.1.5:8080 of tcp 198.51.100.80:80 masquerade weight 0
 
 - name: Remove what this module made
   fairlead.cluster.ipvs_service:
@@ -231,13 +237,13 @@ rendered:
   returned: with O(state=rendered)
   type: list
   elements: str
-  sample: ["-A -t 10.96.0.80:80 -s rr", "-a -t 10.96.0.80:80 -r 10.244.1.5:8080 -m -w 1"]
+  sample: ["-A -t 198.51.100.80:80 -s rr", "-a -t 198.51.100.80:80 -r 10.244.1.5:8080 -m -w 1"]
 before:
   description: Services, real servers, time-outs and addresses of the device as found, those of others too.
   returned: success
   type: list
   elements: dict
-  sample: [{kind: virtual_service, service: "tcp 10.96.0.80:80", scheduler: rr, flags: 0, persistence: 0}]
+  sample: [{kind: virtual_service, service: "tcp 198.51.100.80:80", scheduler: rr, flags: 0, persistence: 0}]
 after:
   description: The same after the run (check mode would be).
   returned: success

@@ -14,6 +14,7 @@ from tests.kernel.conftest import RunModule
 from tests.kernel.guest_uml import UserModeLinux
 from tests.kernel.ipvs_nodes import MODULE, SCHEDULERS, web
 from tests.kernel.namespaces import Namespaces
+from tests.kernel.test_cluster_service_guest import GUESTS
 
 #: Kernel modules of the guest.
 NETWORK = ("ipv6", "dummy", "veth", "bridge", "sctp", "ipip", "ip_gre", "fou")
@@ -27,9 +28,10 @@ elsewhere = pytest.mark.skipif(HAS_IPVS, reason="the tests run in this kernel, w
 
 @pytest.mark.guest
 @elsewhere
-@pytest.mark.parametrize("name", ["kinds", "states", "safety", "traps", "packets", "drain", "bulk"])
+@pytest.mark.parametrize("name", ["kinds", "states", "safety", "traps", "packets", "drain", "bulk", "beside"])
 def test_in_a_kernel_with_ipvs(name: str, tmp_path: Path) -> None:
-    output = guest.run_tests(UserModeLinux(), [f"tests/kernel/test_ipvs_{name}.py"], MODULES, tmp_path, SECONDS)
+    modules = GUESTS["User-mode Linux"][1] if name == "beside" else MODULES
+    output = guest.run_tests(UserModeLinux(), [f"tests/kernel/test_ipvs_{name}.py"], modules, tmp_path, SECONDS)
     assert " passed" in output and " skipped" not in output
 
 

@@ -225,9 +225,10 @@ def test_time_outs(netns: Namespaces, tmp_path: Path) -> None:
     ]
     assert "1800 120 2678400" in node.out("ipvsadm -Ln --timeout")
     assert not apply_to(tmp_path, node, {"timeouts": {"tcp": 1800, "udp": 31 * 86400}}).changed
-    apply_to(tmp_path, node, {})
+    apply_to(tmp_path, node, {"timeouts": {"udp": 31 * 86400}})
+    assert "900 120 2678400" in node.out("ipvsadm -Ln --timeout")
     apply_to(tmp_path, node, DELETED)
-    assert "1800 120 2678400" in node.out("ipvsadm -Ln --timeout")
+    assert "900 120 300" in node.out("ipvsadm -Ln --timeout")
 
 
 def test_scheduler_that_this_kernel_lacks_is_named_before_anything_is_done(netns: Namespaces, tmp_path: Path) -> None:

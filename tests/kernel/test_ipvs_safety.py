@@ -173,9 +173,8 @@ def test_what_a_killed_run_made_goes_unless_it_is_wanted(node: Namespace, tmp_pa
     second: Args = {"services": [web(1), service("10.96.0.90", 80)]}
     apply_to(tmp_path, node, second)
     wanted = snapshot(node)
-    first = {key: value for key, value in OTHER.items() if key != "timeouts"}
     position = 0
-    while killed(tmp_path, node, first, position):
+    while killed(tmp_path, node, OTHER, position):
         apply_to(tmp_path, node, second)
         assert snapshot(node) == wanted, f"after {position} operations"
         position += 1

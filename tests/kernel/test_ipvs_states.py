@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.fairlead.cluster.plugins.module_utils._desired import ipvs_service
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import PrerequisiteError
 from tests.kernel.conftest import RunModule
 from tests.kernel.ipvs_nodes import (
@@ -216,6 +217,55 @@ def test_deleted_by_name(node: Namespace, tmp_path: Path) -> None:
     assert not apply_to(tmp_path, node, {"services": [other]}).changed
     apply_to(tmp_path, node, {"services": [other], "state": "deleted"})
     assert snapshot(node) == bare and not saved(tmp_path, node).exists()
+
+
+@pytest.mark.parametrize("ipvs_is_there", [True, False])
+def test_deleted_by_name_takes_addresses_of_services_that_are_gone(
+    ipvs_is_there: bool, node: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `kube-proxy --cleanup`, or when the kernel module was taken away after that."""
+    bare = snapshot(node)
+    first, second, third = web(1), service("10.96.0.81", 80), service("10.96.0.80", 443)
+    apply_to(tmp_path, node, {"services": [first, second, third]})
+    node.run("ipvsadm -C")
+    if not ipvs_is_there:
+        monkeypatch.setattr(ipvs_service, "has_ipvs", lambda: False)
+    for services, left in (([second], ["10.96.0.80/32"]), ([first], ["10.96.0.80/32"]), ([third], [])):
+        args = {"services": services, "state": "deleted"}
+        told = apply_to(tmp_path, node, args, check=True)
+        done = apply_to(tmp_path, node, args)
+        assert addresses(node) == left and operations(told) == operations(done)
+    assert snapshot(node) == bare and not saved(tmp_path, node).exists()
+
+
+@pytest.mark.parametrize("ipvs_is_there", [True, False])
+def test_all_that_is_remembered_is_undone(
+    ipvs_is_there: bool, node: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `deleted` alone, as in a reset: device and time-outs are not named."""
+    bare = snapshot(node)
+    args = {**two(1, 2), "device": "svc0", "scope": [{"marks": "1-9"}]}
+    apply_to(tmp_path, node, {**args, "timeouts": {"tcp": 1000, "udp": 310}} if ipvs_is_there else args)
+    if not ipvs_is_there:
+        node.run("ipvsadm -C")
+        monkeypatch.setattr(ipvs_service, "has_ipvs", lambda: False)
+    assert apply_to(tmp_path, node, DELETED).changed
+    assert snapshot(node) == bare and not list((tmp_path / node.name).iterdir())
+    assert not apply_to(tmp_path, node, DELETED).changed
+
+
+def test_time_outs_that_are_not_declared_any_more(node: Namespace, tmp_path: Path) -> None:
+    bare = snapshot(node)
+    apply_to(tmp_path, node, {"services": [web(1)], "timeouts": {"tcp": 1000, "tcp_fin": 110, "udp": 310}})
+    apply_to(tmp_path, node, {"services": [web(1)], "state": "merged", "timeouts": {"udp": 320}})
+    assert "1000 110 320" in snapshot(node)["times"]
+    node.run("ipvsadm --set 1000 110 77")
+    args = {"services": [web(1)], "timeouts": {"tcp_fin": 110}}
+    apply_to(tmp_path, node, args)
+    assert "900 110 77" in snapshot(node)["times"], "one is declared, and one is somebody else's"
+    node.run("ipvsadm --set 900 110 300")
+    apply_to(tmp_path, node, {**args, "state": "deleted"})
+    assert snapshot(node) == bare
 
 
 def test_deleted_takes_the_device_with_whatever_is_on_it(node: Namespace, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from .._system.service_iptables import ServiceIptables
 from .._system.service_nftables import ServiceNftables
 from .._system.service_sets import ServiceSets
 from . import store
-from .virtual_services import has_ipvs, load_modules, wanted_services
+from .virtual_services import devices_of_ipvs_service, has_ipvs, load_modules, wanted_services
 
 KIND = "cluster_service"
 ABSENT = "absent"
@@ -87,10 +87,11 @@ class Run:
         return None if self.absent else self.remembered
 
     def _parsed(self) -> ClusterServices:
-        """Addresses are asked for as they are, where they are not remembered: node ports are at all of them."""
+        """Addresses are asked for as they are, where they are not remembered: node ports are at all of them but those
+        of other virtual services."""
         if self.absent:
             return parse_cluster_services(_NOTHING, [])
-        own = sorted(elsewhere([DEVICE])) if self.addresses is None else self.addresses
+        own = sorted(elsewhere([DEVICE, *devices_of_ipvs_service()])) if self.addresses is None else self.addresses
         return parse_cluster_services(self.content, own)
 
     def _services(self) -> Wanted:

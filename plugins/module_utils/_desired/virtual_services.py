@@ -11,7 +11,7 @@ from .._engine import Outcome, together
 from .._engine import converge as engine_converge
 from .._model.errors import PrerequisiteError, SpecError
 from .._model.ipvs import DummyDevice
-from .._model.ipvs_service import Declared, is_loopback, service_addresses
+from .._model.ipvs_service import DEVICE, Declared, is_loopback, service_addresses
 from .._model.item import Item, State, state_of
 from .._model.kernel import KernelModule
 from .._netlink.dummy import address_of_device, elsewhere
@@ -48,6 +48,18 @@ def remembered_run(kind: str, check: bool, start: Callable[[], _Run]) -> Tuple[_
 
 def has_ipvs() -> bool:
     return is_there(_MODULE)
+
+
+def made_by_cluster_service() -> FrozenSet[str]:
+    """Names of the virtual services that module cluster_service made on this node, or was about to."""
+    # Its own reader of documents needs all that reads manifests, which takes half as long to import as everything here.
+    made = (document.get("made") for document in store.earlier("cluster_service"))
+    return frozenset(str(name) for names in made if isinstance(names, list) for name in names)
+
+
+def devices_of_ipvs_service() -> List[str]:
+    """Dummy devices of module ipvs_service on this node: addresses on them are those of services."""
+    return [DEVICE, *(str(document.get("device", DEVICE)) for document in store.earlier("ipvs_service"))]
 
 
 def load_modules(declared: Declared, check: bool, runner: Runner) -> Outcome:

@@ -123,6 +123,10 @@ class Timeouts(BaseItem):
         return f"IPVS time-outs tcp {self.tcp} tcp-fin {self.tcp_fin} udp {self.udp}"
 
 
+# net/netfilter/ipvs/ip_vs_proto_tcp.c and ip_vs_proto_udp.c: what the kernel starts with.
+OWN_TIMEOUTS = Timeouts(15 * 60, 2 * 60, 5 * 60)
+
+
 @dataclasses.dataclass(frozen=True)
 class DummyDevice(BaseItem):
     """A device that only has addresses. It stays down, so that the node answers nobody who asks for them by ARP there;

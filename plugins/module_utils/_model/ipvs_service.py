@@ -41,6 +41,8 @@ from .ipvs import (
 from .parse import Network, Section, parse_address
 
 DEVICE = "fairlead-ipvs"
+# What is on these belongs to others, whoever made them first.
+DEVICES_OF_OTHERS = {"kube-ipvs0": "kube-proxy", "fairlead-svc": "module cluster_service"}
 # The limit of ipvsadm(8) for time-outs and persistence: 31 days.
 LONGEST = 31 * 86400
 # ipvsadm(8): weights.
@@ -110,14 +112,11 @@ def parse_services(data: Mapping[str, Any]) -> Declared:
         services.append(service)
         servers += _parse_servers(entry, service.service)
         entry.finish()
-    device = section.text("device", DEVICE)
-    if device:
-        device = section.interface("device", DEVICE)
     declared = Declared(
         tuple(services),
         tuple(servers),
         Scope(tuple(map(_parse_area, section.sections("scope", [])))),
-        device,
+        _parse_device(section),
         _parse_timeouts(section),
         section.integer("drain_seconds", 0, LONGEST_DRAIN, DRAIN_SECONDS),
     )
@@ -264,6 +263,16 @@ def _parse_span(section: Section, key: str, form: re.Pattern[str], lowest: int, 
     if not lowest <= low <= high <= highest:
         raise SpecError(section.at(key), f"must be a number or LOW-HIGH of {lowest} to {highest}, not {text!r}")
     return low, high
+
+
+def _parse_device(section: Section) -> str:
+    if not section.text("device", DEVICE):
+        return ""
+    device = section.interface("device", DEVICE)
+    if device in DEVICES_OF_OTHERS:
+        problem = f"{device} is the device of {DEVICES_OF_OTHERS[device]}; name another one"
+        raise SpecError(section.at("device"), problem)
+    return device
 
 
 def _parse_timeouts(section: Section) -> Optional[Timeouts]:

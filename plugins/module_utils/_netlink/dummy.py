@@ -23,6 +23,17 @@ def is_dummy(netlink: Rtnetlink, name: str) -> bool:
     return link_requests.kind_of(netlink, name) == KIND
 
 
+def is_there(name: str) -> bool:
+    """Whether a dummy device is called so."""
+    with Rtnetlink() as netlink:
+        try:
+            return is_dummy(netlink, name)
+        except RefusedError as refusal:
+            if refusal.code in ABSENT:
+                return False
+            raise
+
+
 def add(netlink: Rtnetlink, device: DummyDevice) -> None:
     """Make the device; it stays down. Raises RefusedError with EOPNOTSUPP where the kernel has none."""
     link_requests.add(netlink, device.name, KIND, _IFF_NOARP)

@@ -9,16 +9,15 @@ import itertools
 import time
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Set
 
-from .._model.datapath import DeviceAddress
 from .._model.errors import ApplyError, PrerequisiteError, ReadError
 from .._model.ipvs import DummyDevice, RealServer, Timeouts, VirtualService
 from .._model.item import Item, Key, State
 from .._plan.operation import ADD, DELETE, Operation
-from . import dummy
-from .bulk import absent, apply_many, refusal
+from .bulk import absent, apply_many
 from .ipvs import Ipvs, replacing
+from .ipvs_devices import DeviceAdapter, one_by_one
 from .ipvs_table import read_table
-from .rtnetlink import Message, RefusedError, Rtnetlink, interface_index
+from .rtnetlink import Message, RefusedError, Rtnetlink
 
 _IPVS = frozenset({VirtualService.kind, RealServer.kind})
 # A connection whose first packet came before the weight was 0 is established by then, or never is.
@@ -44,11 +43,9 @@ class IpvsAdapter:
     def __init__(
         self, devices: Iterable[str], thorough: Iterable[str] = (), drain: float = 0, earlier: Iterable[str] = ()
     ) -> None:
-        self._devices = [name for name in dict.fromkeys(devices) if name]
-        self._earlier = frozenset(earlier)
+        self._devices = DeviceAdapter(devices, earlier)
         self._thorough = frozenset(thorough)
         self._drain = drain
-        self._indexes: Dict[str, int] = {}
 
     def read(self) -> State:
         """Raises PrerequisiteError where the kernel has no IPVS."""
@@ -57,35 +54,14 @@ class IpvsAdapter:
                 state = read_table(ipvs, self._thorough)
                 timeouts = ipvs.timeouts()
             state[timeouts.key] = timeouts
-            with Rtnetlink() as netlink:
-                self._read_devices(netlink, state)
         except RefusedError as error:
             if error.code == errno.ENOENT:
                 raise PrerequisiteError("the kernel has no IPVS: its module ip_vs is not loaded") from error
             raise ReadError(f"the kernel's virtual services: {error}") from error
         except OSError as error:
             raise ReadError(f"the kernel's virtual services: {error}") from error
+        state.update(self._devices.read())
         return state
-
-    def _read_devices(self, netlink: Rtnetlink, state: State) -> None:
-        found: Dict[int, str] = {}
-        for name in self._devices:
-            try:
-                if dummy.is_dummy(netlink, name):
-                    found[interface_index(name)] = name
-                    state[DummyDevice(name).key] = DummyDevice(name)
-                    continue
-            except RefusedError as error:
-                if absent(error):
-                    continue
-                raise
-            if name not in self._earlier:
-                raise PrerequisiteError(
-                    f"interface {name} is there and is no dummy device, so not ours; remove it, or name another one"
-                )
-        if found:
-            for address in dummy.addresses(netlink, found):
-                state[address.key] = address
 
     def read_again(self, operations: Sequence[Operation]) -> Optional[Dict[Key, Optional[Item]]]:
         """Asks for the services of the operations and their servers alone."""
@@ -100,30 +76,25 @@ class IpvsAdapter:
         return found
 
     def apply(self, operations: Sequence[Operation]) -> Iterator[Operation]:
-        with Ipvs() as ipvs, Rtnetlink() as netlink:
+        with Ipvs() as ipvs:
             started = time.monotonic()
             for way, run in itertools.groupby(operations, _way_to_send):
                 chunk = list(run)
                 if way == "drained":
                     self._wait(ipvs, chunk, started)
                 try:
-                    yield from self._send(ipvs, netlink, way, chunk)
+                    yield from self._send(ipvs, way, chunk)
                 except ApplyError as error:
                     raise _explained(error) from error
 
-    def _send(self, ipvs: Ipvs, netlink: Rtnetlink, way: str, chunk: List[Operation]) -> Iterator[Operation]:
+    def _send(self, ipvs: Ipvs, way: str, chunk: List[Operation]) -> Iterator[Operation]:
         if way in ("put", "taken", "drained"):
             # What is to be undone may be there already, half of it.
             yield from apply_many(ipvs.netlink, chunk, ipvs.message, _is_settled)
-        elif way == DeviceAddress.kind:
-            yield from apply_many(netlink, chunk, dummy.message)
+        elif way == Timeouts.kind:
+            yield from one_by_one(chunk, lambda each: _set_timeouts(ipvs, each))
         else:
-            for operation in chunk:
-                try:
-                    _carry_out(ipvs, netlink, operation)
-                except (RefusedError, OSError) as error:
-                    raise refusal(operation, error) from error
-                yield operation
+            yield from self._devices.apply(chunk)
 
     def _wait(self, ipvs: Ipvs, operations: Sequence[Operation], started: float) -> None:
         """Until none of the servers has an established connection, at most as long as it may take."""
@@ -163,13 +134,9 @@ def _is_settled(netlink: Rtnetlink, operation: Operation, message: Message, refu
     return False
 
 
-def _carry_out(ipvs: Ipvs, netlink: Rtnetlink, operation: Operation) -> None:
-    item = operation.item
-    if isinstance(item, Timeouts):
-        ipvs.set_timeouts(item)
-    else:
-        assert isinstance(item, DummyDevice)
-        (dummy.delete if operation.action == DELETE else dummy.add)(netlink, item)
+def _set_timeouts(ipvs: Ipvs, operation: Operation) -> None:
+    assert isinstance(operation.item, Timeouts)
+    ipvs.set_timeouts(operation.item)
 
 
 def _explained(error: ApplyError) -> ApplyError:

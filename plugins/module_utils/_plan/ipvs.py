@@ -13,7 +13,7 @@ import dataclasses
 from typing import Callable, Dict, FrozenSet, List, Tuple
 
 from .._model.datapath import DeviceAddress
-from .._model.ipvs import DummyDevice, RealServer, Timeouts, VirtualService, service_parts
+from .._model.ipvs import OWN_TIMEOUTS, DummyDevice, RealServer, Timeouts, VirtualService, service_parts
 from .._model.ipvs_service import Scope
 from .._model.item import Item, Key, State, same
 from .operation import ADD, DELETE, REPLACE, Operation
@@ -26,7 +26,9 @@ _REMOVE = ("address", "dummy", "real_server", "virtual_service")
 @dataclasses.dataclass(frozen=True)
 class Wanted:
     """``items`` by key; with ``state`` deleted, the services to remove. ``earlier`` are the names of services that an
-    earlier run made. ``drains`` tells whether servers with connections are given time."""
+    earlier run made; those of ``others`` are made by other modules and stay. ``drains`` tells whether servers with
+    connections are given time. ``given_up`` are time-outs that earlier runs set: where they are in force still, and
+    not wanted, the kernel's own come back."""
 
     items: State
     state: str = OVERRIDDEN
@@ -34,6 +36,8 @@ class Wanted:
     earlier: FrozenSet[str] = frozenset()
     device: str = ""
     drains: bool = True
+    others: FrozenSet[str] = frozenset()
+    given_up: Tuple[Timeouts, ...] = ()
 
 
 def plan_services(have: State, wanted: Wanted) -> List[Operation]:
@@ -51,15 +55,13 @@ def plan_services(have: State, wanted: Wanted) -> List[Operation]:
 
 def _target(have: State, wanted: Wanted) -> State:
     """What shall be there of everything that is there or wanted."""
-    times = ("ipvs_timeouts",)
-    items = dict(wanted.items)
-    if times in items:
-        items[times] = _merged_timeouts(items[times], have.get(times))
+    timeouts = _timeouts(have, wanted)
     if wanted.state == DELETED:
         named = _named(wanted.items)
         removed = named or _ours(have, wanted)
-        left = {key: item for key, item in have.items() if _service_of(key) not in removed}
-        return _without_unused(have, left) if named else _without_devices(left)
+        left = {key: item for key, item in {**have, **timeouts}.items() if _service_of(key) not in removed}
+        return _without_unused(left, named, wanted.earlier) if named else _without_devices(left)
+    items = {**wanted.items, **timeouts}
     if wanted.state == MERGED:
         return _on_one_device({**have, **items}, wanted.device)
     declared = _named(wanted.items)
@@ -73,10 +75,10 @@ def _named(items: State) -> FrozenSet[str]:
 
 
 def _ours(have: State, wanted: Wanted) -> FrozenSet[str]:
-    """Services on the node that an earlier run made or that lie in the scope."""
+    """Services on the node that an earlier run made or that lie in the scope, and that no other module has."""
     found = _named(have)
     covers: Callable[[str], bool] = wanted.scope.covers if wanted.scope.areas else lambda _service: False
-    return frozenset(service for service in found if service in wanted.earlier or covers(service))
+    return frozenset(each for each in found - wanted.others if each in wanted.earlier or covers(each))
 
 
 def _service_of(key: Key) -> str:
@@ -114,10 +116,11 @@ def _on_one_device(state: State, device: str) -> State:
     return left
 
 
-def _without_unused(have: State, left: State) -> State:
-    """Without the addresses of services that go, and without the device when it has none any more."""
-    used = {service_parts(service).address for service in _named(left)}
-    gone = {service_parts(service).address for service in _named(have)} - used
+def _without_unused(left: State, removed: FrozenSet[str], earlier: FrozenSet[str]) -> State:
+    """Without the addresses of services that go, also of such that went without them, and without the device when it
+    has none any more."""
+    used = {service_parts(service).address for service in _named(left) | (earlier - removed)}
+    gone = {service_parts(service).address for service in removed} - used
     kept = {
         key: item
         for key, item in left.items()
@@ -128,12 +131,17 @@ def _without_unused(have: State, left: State) -> State:
     return kept
 
 
-def _merged_timeouts(wanted: object, found: object) -> Timeouts:
-    """Where 0 is wanted, what is there stays."""
-    assert isinstance(wanted, Timeouts)
+def _timeouts(have: State, wanted: Wanted) -> State:
+    """Where 0 is wanted, or none are, what is there stays unless it is given up."""
+    declared, found = (items.get((Timeouts.kind,)) for items in (wanted.items, have))
     if not isinstance(found, Timeouts):
-        return wanted
-    return Timeouts(wanted.tcp or found.tcp, wanted.tcp_fin or found.tcp_fin, wanted.udp or found.udp)
+        return {} if declared is None else {declared.key: declared}
+    values = []
+    for name in ("tcp", "tcp_fin", "udp"):
+        there = getattr(found, name)
+        given_up = any(getattr(each, name) == there for each in wanted.given_up)
+        values.append(getattr(declared, name, 0) or getattr(OWN_TIMEOUTS if given_up else found, name))
+    return {found.key: Timeouts(*values)}
 
 
 def _removals(gone: List[Item], target: State, wanted: Wanted) -> Tuple[List[Operation], List[Operation]]:

@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ansible_collections.fairlead.cluster.plugins.module_utils._model import cluster_service, kube_proxy_state
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors import SpecError
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.ipvs import SCHEDULERS
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.ipvs_service import (
+    DEVICES_OF_OTHERS,
     Declared,
     described,
     parse_services,
@@ -120,7 +122,7 @@ LEAVES: dict[str, Any] = {
     "scope[0].ports": NO_SPAN,
     "scope[1].network": NO_AREA,
     "scope[2].marks": (*NO_SPAN[:5], *NO_SPAN[6:], "0", "0-9", "1-4294967296"),
-    "device": (*NO_TEXT, "x" * 16, "a/b", "a b", "a:b"),
+    "device": (*NO_TEXT, "x" * 16, "a/b", "a b", "a:b", "kube-ipvs0", "fairlead-svc"),
     "timeouts": "section",
     **{f"timeouts.{name}": integer(0, 31 * 86400) for name in ("tcp", "tcp_fin", "udp")},
     "drain_seconds": integer(0, 3600),
@@ -191,6 +193,12 @@ def test_words(path: str, value: Any, words: str) -> None:
     with pytest.raises(SpecError) as refused:
         parse_services(document)
     assert refused.value.problem == words
+
+
+def test_devices_of_others_are_theirs() -> None:
+    assert set(DEVICES_OF_OTHERS) == {kube_proxy_state.DEVICE, cluster_service.DEVICE}
+    with pytest.raises(SpecError, match="device: kube-ipvs0 is the device of kube-proxy; name another one"):
+        parse_services({"device": "kube-ipvs0"})
 
 
 def test_gre_has_no_remote_checksum() -> None:

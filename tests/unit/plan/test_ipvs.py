@@ -105,7 +105,7 @@ def items(draw: st.DrawFn, devices: Iterable[str], found: bool) -> State:
 @st.composite
 def runs(draw: st.DrawFn) -> tuple[State, Wanted]:
     have = draw(items([DEVICE, OLD], found=True))
-    have.update(state_of([Timeouts(900, 120, 300)]))
+    have.update(state_of([Timeouts(draw(st.sampled_from([900, 1000])), 120, 300)]))
     state = draw(st.sampled_from(STATES))
     wished = draw(items([DEVICE], found=False))
     if not any(isinstance(item, DeviceAddress) for item in wished.values()):
@@ -116,11 +116,13 @@ def runs(draw: st.DrawFn) -> tuple[State, Wanted]:
         wished.update(state_of([Timeouts(draw(st.integers(0, 2)), 0, draw(st.integers(0, 2)))]))
     scope = parse_services({"scope": draw(st.sampled_from(SCOPES))}).scope
     earlier = frozenset(draw(st.lists(st.sampled_from(NAMES), max_size=3)))
-    return have, Wanted(wished, state, scope, earlier, DEVICE, draw(st.booleans()))
+    others = frozenset(draw(st.lists(st.sampled_from(NAMES), max_size=3)))
+    given_up = (Timeouts(1000, 0, 0),) if draw(st.booleans()) else ()
+    return have, Wanted(wished, state, scope, earlier, DEVICE, draw(st.booleans()), others, given_up)
 
 
 def is_ours(service: str, wanted: Wanted) -> bool:
-    return service in wanted.earlier or wanted.scope.covers(service)
+    return service not in wanted.others and (service in wanted.earlier or wanted.scope.covers(service))
 
 
 @settings(max_examples=EXAMPLES)
@@ -162,6 +164,10 @@ def test_what_is_not_ours_stays(run: tuple[State, Wanted]) -> None:
             assert removed != bool(declared)
 
 
+def services_of(state: State) -> frozenset[str]:
+    return frozenset(item.service for item in state.values() if isinstance(item, VirtualService))
+
+
 @settings(max_examples=EXAMPLES // 4)
 @given(runs())
 def test_addresses_follow_their_services(run: tuple[State, Wanted]) -> None:
@@ -180,6 +186,12 @@ def test_addresses_follow_their_services(run: tuple[State, Wanted]) -> None:
         assert before <= after and on_old == []
     elif not named:
         assert not any(key[0] in ("dummy", "address") for key in kernel.state)
+    else:
+        declared, there = (services_of(items) for items in (wanted.items, kernel.state))
+        used = {service_parts(service).address for service in there | (wanted.earlier - declared)}
+        gone = {service_parts(service).address for service in declared} - used
+        held = {item.address.partition("/")[0] for item in kernel.state.values() if isinstance(item, DeviceAddress)}
+        assert not gone & held
 
 
 @settings(max_examples=EXAMPLES // 4)
@@ -240,6 +252,43 @@ def test_time_outs_of_nought_stay_as_they_are() -> None:
     assert plan_services(have, Wanted(state_of([Timeouts(0, 0, 0)]))) == []
     (operation,) = plan_services(have, Wanted(state_of([Timeouts(0, 7, 0)])))
     assert operation.item == Timeouts(900, 7, 300)
+
+
+@pytest.mark.parametrize("state", [OVERRIDDEN, DELETED])
+def test_time_outs_that_are_given_up_become_the_kernels_own(state: str) -> None:
+    wanted = Wanted({}, state, given_up=(Timeouts(1000, 0, 77),))
+    (operation,) = plan_services(state_of([Timeouts(1000, 7, 77)]), wanted)
+    assert operation.item == Timeouts(900, 7, 300)
+    assert plan_services(state_of([Timeouts(1001, 7, 78)]), wanted) == []
+    assert plan_services({}, wanted) == []
+
+
+def test_time_outs_that_are_declared_again_are_not_given_up() -> None:
+    wanted = Wanted(state_of([Timeouts(1000, 0, 0)]), given_up=(Timeouts(1000, 77, 0),))
+    (operation,) = plan_services(state_of([Timeouts(1000, 77, 300)]), wanted)
+    assert operation.item == Timeouts(1000, 120, 300)
+
+
+@pytest.mark.parametrize("state", [OVERRIDDEN, DELETED])
+def test_services_of_other_modules_stay(state: str) -> None:
+    """In the scope, and also where an earlier run of ours made them."""
+    scope = parse_services({"scope": [{"network": "10.96.0.0/12"}]}).scope
+    have = state_of([VirtualService("tcp 10.96.0.1:80"), VirtualService("tcp 10.96.0.2:80")])
+    others = frozenset(["tcp 10.96.0.1:80"])
+    for earlier in (frozenset[str](), others):
+        (operation,) = plan_services(have, Wanted({}, state, scope, earlier, others=others))
+        assert str(operation) == "- virtual service tcp 10.96.0.2:80 scheduler rr"
+
+
+def test_addresses_of_services_that_went_before_go_with_their_names() -> None:
+    have = state_of([DummyDevice(DEVICE), DeviceAddress(DEVICE, "10.96.0.1/32"), DeviceAddress(DEVICE, "10.96.0.2/32")])
+    first, second = (state_of([VirtualService(f"tcp 10.96.0.{last}:80")]) for last in (1, 2))
+    assert [str(each) for each in plan_services(have, Wanted(first, DELETED))] == [
+        f"- address 10.96.0.1/32 dev {DEVICE}"
+    ]
+    assert len(plan_services(have, Wanted({**first, **second}, DELETED))) == 3
+    # Another service that is remembered brings its packets there when it is back.
+    assert plan_services(have, Wanted(first, DELETED, earlier=frozenset(["tcp 10.96.0.1:443"]))) == []
 
 
 def test_scope_covers_nothing_by_itself() -> None:
