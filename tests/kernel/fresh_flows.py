@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.kernel.namespaces import Namespace
-from tests.kernel.packets import PORT
+from tests.kernel.packets import END_SECONDS, LOST_SECONDS, PORT
 
 LOST = "lost"
 PAUSE = 0.001
@@ -45,7 +45,7 @@ def flows(namespace: Namespace, address: str, port: int = PORT) -> Iterator[Seen
     try:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         yield seen
-        output, _errors = process.communicate(timeout=30)
+        output, _errors = process.communicate(timeout=END_SECONDS)
         counts = json.loads(output)
         seen.lasting, seen.fresh = counts["lasting"], counts["fresh"]
     finally:
@@ -81,7 +81,7 @@ def _ask(address: str, port: int, kind: str, counts: collections.Counter[str], e
 
 def _client(address: str, port: int) -> socket.socket:
     client = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
-    client.settimeout(1)
+    client.settimeout(LOST_SECONDS)
     client.connect((address, port))
     return client
 
