@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 #: Set where tests run in a guest, see tests/kernel/guest.py.
 INSIDE_GUEST = "FAIRLEAD_TEST_GUEST"
@@ -21,3 +23,13 @@ def wait_until(holds: Callable[[], object], what: str, seconds: float = START_SE
     while not holds():
         assert time.monotonic() < end_of_waiting, f"after {seconds:g} s it is still not so that {what}"
         time.sleep(every)
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Whether a process, which may be gone, has this file open."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.samefile(each):
+                    return True
+    return False
