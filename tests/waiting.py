@@ -26,10 +26,10 @@ def wait_until(holds: Callable[[], object], what: str, seconds: float = START_SE
 
 
 def has_open(pid: int, path: Path) -> bool:
-    """Whether a process, which may be gone, has this file open."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+    """Whether a process, which may be gone or let nobody look, has this file open."""
+    with contextlib.suppress(OSError):
         for each in Path(f"/proc/{pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 if path.samefile(each):
                     return True
     return False

@@ -21,6 +21,8 @@ from tests.kernel.packets import END_SECONDS, LOST_SECONDS, PORT
 
 LOST = "lost"
 PAUSE = 0.001
+#: Packets of each stream: it goes on for as long as that takes.
+LEAST = 101
 _START = f"""import sys
 sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
 from tests.kernel.fresh_flows import stream
@@ -71,7 +73,7 @@ def stream(address: str, port: int) -> None:
 
 def _ask(address: str, port: int, kind: str, counts: collections.Counter[str], end: threading.Event) -> None:
     client = _client(address, port)
-    while not end.wait(PAUSE):
+    while not end.wait(PAUSE) or counts.total() < LEAST:
         counts[_seen(client)] += 1
         if kind == "fresh":
             client.close()
