@@ -21,7 +21,7 @@ from lab import processes
 
 TOP = Path(__file__).resolve().parents[2]
 #: Only what hangs takes as long: the first lab of a machine is built, and nodes may install packages.
-HANG_SECONDS = 1800
+HANG_SECONDS, COMMAND_SECONDS = 1800, 600
 ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
 
 
@@ -159,7 +159,7 @@ class Cluster:
         config = str(TOP / "build" / "lab" / self.name / "ssh_config")
         done = subprocess.run(
             ["ssh", "-F", config, node, shlex.join(command)],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS,
         )  # fmt: skip
         assert expect is None or done.returncode == expect, f"{node}: {command}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -170,7 +170,7 @@ class Cluster:
             [str(ANSIBLE_PLAYBOOK.with_name("ansible")), node, "-i", self.inventory, "-e", f"lab_name={self.name}",
              "-m", f"fairlead.cluster.{name}", "-a", json.dumps(parameters)],
             cwd=TOP, env=self.environment(), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
+            capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS,
         )  # fmt: skip
         assert done.returncode == 0, f"{node}: {name}: {done.stdout}{done.stderr}"
 
