@@ -105,6 +105,8 @@ def kill(options: argparse.Namespace) -> None:
 def cut(options: argparse.Namespace) -> None:
     lab = _lab(options)
     for node in _nodes(lab, options.nodes):
+        # It would hold up the next command until it is given up.
+        ssh.disconnect(lab, node)
         network.cut(lab, node)
 
 

@@ -77,6 +77,10 @@ def has_lan(lab: Lab) -> bool:
 def remove_port(lab: Lab, node: str) -> None:
     """Remove the port of an earlier boot, if there is one."""
     _succeeds("ip", "-n", lab.netns, "link", "delete", "dev", port(node))
+    _forget(lab, node)
+
+
+def _forget(lab: Lab, node: str) -> None:
     # While the host remembers the node's hardware address, a connection to a node that is off takes a minute to fail.
     _succeeds("ip", "-n", lab.netns, "neighbor", "delete", lab.nodes[node], "dev", BRIDGE)
 
@@ -105,6 +109,7 @@ def cut(lab: Lab, node: str) -> None:
     """Block a node's LAN port, also over reboots, until it is healed."""
     _cut_mark(lab, node).touch()
     _replug(lab, node)
+    _forget(lab, node)
 
 
 def heal(lab: Lab, node: str) -> None:

@@ -13,7 +13,7 @@ from lab.processes import Process
 from lab.state import Lab
 
 PORT = 80
-_START_SECONDS = 10
+_START_SECONDS = 120
 
 
 def serve(lab: Lab) -> None:

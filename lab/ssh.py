@@ -68,7 +68,7 @@ Host *
     KexAlgorithms curve25519-sha256
     Ciphers aes128-gcm@openssh.com
     PreferredAuthentications publickey
-    ConnectTimeout 10
+    ConnectTimeout 60
     ProxyCommand nsenter --net={network.namespace(lab.netns)} nc %h %p
     ControlMaster auto
     ControlPath {run_dir(lab.name)}/%h

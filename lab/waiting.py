@@ -13,8 +13,9 @@ from lab import network, power, ssh
 from lab.errors import LabError
 from lab.state import Lab
 
-#: Four User-mode Linux nodes need half a minute on two cores; a busy machine several times that.
-WAIT_SECONDS = 180
+#: Four User-mode Linux nodes need half a minute on two cores; a busy machine many times that. Whoever is off is not
+#: waited for.
+WAIT_SECONDS = 600
 _SHOW_SECONDS = 5
 _LOG_LINES = 8
 

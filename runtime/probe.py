@@ -24,7 +24,7 @@ import statistics
 import struct
 import sys
 import time
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 MAGIC = b"fairlead-probe 1 "
 _NONCE_LENGTH = 16
@@ -45,6 +45,8 @@ _TRIES = 3
 # Seconds for an answer once small ones have come: where large packets vanish silently, each size costs two of these.
 # On a slow path, or to a busy machine, so many times as long as the small one took.
 _LARGE_TIMEOUT, _LARGE_ROUND_TRIPS = 0.5, 4
+# So often a large packet has to be lost, and so often it is sent at most while small ones are not answered either.
+_LOST, _BUSY_ROUNDS = 2, 6
 _PARALLEL = 16
 
 
@@ -267,6 +269,9 @@ class Asker:
         self.overhead = OVERHEAD[socket.AddressFamily(sock.family)]
         self.local_address: str = sock.getsockname()[0]
         self.round_trip = 0.0
+        # Payload lengths: of each request, by its nonce; and of those of which one came whole, however late we heard.
+        self._sent: Dict[str, int] = {}
+        self._arrived: Set[int] = set()
 
     def ask_small(self) -> Dict[str, Any]:
         answer = self.ask(REQUEST_LENGTH)
@@ -278,6 +283,7 @@ class Asker:
         """Send a payload of ``length`` bytes. None when it was too large for the path, or got no answer."""
         for _try in range(tries):
             nonce = secrets.token_hex(_NONCE_LENGTH // 2)
+            self._sent[nonce] = length
             try:
                 started = time.monotonic()
                 self.sock.send((MAGIC + nonce.encode()).ljust(length, b"\0"))
@@ -294,11 +300,16 @@ class Asker:
         return None
 
     def _answer_to(self, nonce: str) -> Dict[str, Any]:
-        """The next answer that belongs to the request; late ones to earlier requests are passed over."""
+        """The next answer that belongs to the request; late ones to earlier requests are taken note of."""
         while True:
             with contextlib.suppress(ValueError):
                 answer = json.loads(self.sock.recv(4096))
-                if isinstance(answer, dict) and answer.get("nonce") == nonce:
+                if not isinstance(answer, dict):
+                    continue
+                length = self._sent.get(str(answer.get("nonce")))
+                if length is not None and answer.get("size") == length:
+                    self._arrived.add(length)
+                if answer.get("nonce") == nonce:
                     return answer
 
     def interface_mtu(self) -> int:
@@ -325,7 +336,19 @@ class Asker:
         return low
 
     def _passes(self, size: int) -> bool:
-        return self.ask(size - self.overhead, tries=2) is not None
+        """Whether packets of this size arrive. UnansweredError when small ones do not any more either."""
+        length, lost = size - self.overhead, 0
+        for _round in range(_BUSY_ROUNDS):
+            if self.ask(length, tries=1) is not None:
+                return True
+            # Silence tells of the size only where a small one, sent next, is answered: else somebody is busy.
+            small = self.ask(REQUEST_LENGTH, tries=1)
+            if length in self._arrived:
+                return True
+            lost += small is not None
+            if lost == _LOST:
+                return False
+        raise UnansweredError("UDP: answers have stopped while the path MTU was looked for")
 
 
 def mtu_of(sock: socket.socket, address: str) -> Optional[int]:

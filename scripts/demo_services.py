@@ -28,6 +28,7 @@ NODE_PORT, LOCAL_NODE_PORT = 30080, 30081
 ASKED = 12
 #: Downloads that go on while an endpoint is drained, and how long each takes.
 DOWNLOADS, SECONDS = 8, 60.0
+START_SECONDS = 60.0
 # Python is on every node, curl is not.
 _CLIENT = """
 import sys, urllib.request
@@ -94,7 +95,7 @@ class Services:
             )
             for _ in range(DOWNLOADS)
         ]
-        time.sleep(3)
+        self._await_downloads(next(iter(self.lab.nodes)))
         load = _Load(command, url)
         load.start()
         stage = self.apply("one endpoint drained", without=node)
@@ -104,13 +105,33 @@ class Services:
         failed = sum(1 for status in ended if status) + load.failed
         return stage, DOWNLOADS + load.asked, failed, sum(1 for line in late if line.startswith(f"{node} "))
 
+    def _await_downloads(self, node: str) -> None:
+        """Until the node that is asked has led all of them to their endpoints."""
+        end = time.monotonic() + START_SECONDS
+        while self._connections(node) < DOWNLOADS:
+            if time.monotonic() > end:
+                raise SystemExit(f"the downloads have not begun after {START_SECONDS} s")
+            time.sleep(0.2)
+
+    def _connections(self, node: str) -> int:
+        """How many there are to the node port."""
+        command = [*self._ssh(node), "cat /proc/net/ip_vs_conn"]
+        shown = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=True).stdout
+        # The port of the service is the fifth word.
+        lines = [line.split() for line in shown.splitlines()]
+        return sum(line[4:5] == [f"{NODE_PORT:04X}"] and "ESTABLISHED" in line for line in lines)
+
     def _outside(self) -> list[str]:
         """From the gateway of the lab's network, which is no node of the cluster."""
         return ["ip", "netns", "exec", self.lab.netns, sys.executable, "-c", _CLIENT]
 
     def _on(self, node: str, pod: bool = False) -> list[str]:
         inside = "ip netns exec web-example " if pod else ""
-        return ["ssh", "-F", str(self.lab.dir / "ssh_config"), node, f"{inside}python3 -c '{_CLIENT}'"]
+        return [*self._ssh(node), f"{inside}python3 -c '{_CLIENT}'"]
+
+    def _ssh(self, node: str) -> list[str]:
+        # Ansible's connection, which it may be closing, is not shared.
+        return ["ssh", "-F", str(self.lab.dir / "ssh_config"), "-o", "ControlPath=none", node]
 
     @contextmanager
     def _routes(self, node: str) -> Iterator[None]:

@@ -4,11 +4,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from tests.kernel.guest import PATIENCE
-
+#: Set where tests run in a guest, see tests/kernel/guest.py.
+INSIDE_GUEST = "FAIRLEAD_TEST_GUEST"
+#: Times to wait for other programs are multiplied with it: an emulated machine takes longer for everything.
+PATIENCE = 5 if INSIDE_GUEST in os.environ else 1
 START_SECONDS = 60 * PATIENCE
 
 
@@ -18,3 +23,13 @@ def wait_until(holds: Callable[[], object], what: str, seconds: float = START_SE
     while not holds():
         assert time.monotonic() < end_of_waiting, f"after {seconds:g} s it is still not so that {what}"
         time.sleep(every)
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Whether a process, which may be gone or let nobody look, has this file open."""
+    with contextlib.suppress(OSError):
+        for each in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if path.samefile(each):
+                    return True
+    return False

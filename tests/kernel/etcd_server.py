@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
+import re
 import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,11 +20,14 @@ import pytest
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._pki import authority, certificates
 from lab import cache
-from tests.kernel.guest import PATIENCE
+from tests.kernel import inside
 from tests.kernel.namespaces import Namespace
+from tests.waiting import PATIENCE
 
 PACKAGES = ("etcd-server", "etcd-client")
-START_SECONDS = 30 * PATIENCE
+START_SECONDS = 120 * PATIENCE
+#: etcd writes to disk before it answers, which takes seconds where many do.
+ANSWER_SECONDS = 30
 
 
 def programs() -> Path:
@@ -182,7 +188,8 @@ class Cluster:
             f"--cacert={self.pki / 'etcd-ca.crt'}",
             f"--cert={self.pki / 'etcd-client.crt'}",
             f"--key={self.pki / 'etcd-client.key'}",
-            f"--command-timeout={3 * PATIENCE}s",
+            f"--command-timeout={ANSWER_SECONDS * PATIENCE}s",
+            f"--dial-timeout={ANSWER_SECONDS * PATIENCE}s",
             *([f"--user={self.user}"] if self.user else []),
             *arguments,
         ]
@@ -218,6 +225,20 @@ class Cluster:
     def leases(self) -> set[str]:
         """Identifiers of all etcd leases."""
         return set(self.etcdctl("lease", "list").stdout.split()[3:])
+
+    def renewals(self) -> int:
+        """How many times the first member, which must be alone, has lengthened the life of an etcd lease."""
+        address = self.members[0]["address"]
+        context = ssl.create_default_context(cafile=self.tls["ca_file"])
+        context.load_cert_chain(self.tls["cert_file"], self.tls["key_file"])
+        connection = http.client.HTTPConnection(address, 2379)
+        plain = inside.connected(self.namespace, address, 2379, ANSWER_SECONDS)
+        with context.wrap_socket(plain, server_hostname=address) as connection.sock:
+            connection.request("GET", "/metrics")
+            told = connection.getresponse().read().decode()
+        found = re.search(r"^etcd_debugging_lease_renewed_total (\d+)$", told, re.MULTILINE)
+        assert found is not None, "this etcd does not tell"
+        return int(found[1])
 
     def revision(self) -> int:
         return int(json.loads(self.etcdctl("get", "none", "-w", "json").stdout)["header"]["revision"])

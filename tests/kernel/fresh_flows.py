@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.kernel.namespaces import Namespace
-from tests.kernel.packets import PORT
+from tests.kernel.packets import END_SECONDS, LOST_SECONDS, PORT
 
 LOST = "lost"
 PAUSE = 0.001
+#: Packets of each stream: it goes on for as long as that takes.
+LEAST = 101
 _START = f"""import sys
 sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
 from tests.kernel.fresh_flows import stream
@@ -45,7 +47,7 @@ def flows(namespace: Namespace, address: str, port: int = PORT) -> Iterator[Seen
     try:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         yield seen
-        output, _errors = process.communicate(timeout=30)
+        output, _errors = process.communicate(timeout=END_SECONDS)
         counts = json.loads(output)
         seen.lasting, seen.fresh = counts["lasting"], counts["fresh"]
     finally:
@@ -71,7 +73,7 @@ def stream(address: str, port: int) -> None:
 
 def _ask(address: str, port: int, kind: str, counts: collections.Counter[str], end: threading.Event) -> None:
     client = _client(address, port)
-    while not end.wait(PAUSE):
+    while not end.wait(PAUSE) or counts.total() < LEAST:
         counts[_seen(client)] += 1
         if kind == "fresh":
             client.close()
@@ -81,7 +83,7 @@ def _ask(address: str, port: int, kind: str, counts: collections.Counter[str], e
 
 def _client(address: str, port: int) -> socket.socket:
     client = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
-    client.settimeout(1)
+    client.settimeout(LOST_SECONDS)
     client.connect((address, port))
     return client
 

@@ -23,7 +23,7 @@ from tests.kernel.namespaces import Namespace
 from tests.kernel.packet_filters import MULTI
 
 PORT = 7780
-BOOT_SECONDS = 120
+BOOT_SECONDS = 600
 _TAP = "tap0"
 # The shell stays the first process: it collects processes that nobody waits for, as whoever waits for an end expects.
 _IPTABLES = tuple(f"{family}tables{suffix}" for family in ("ip", "ip6") for suffix in ("", "-save", "-restore"))
@@ -104,7 +104,7 @@ class GuestNode:
         end = time.monotonic() + BOOT_SECONDS
         while True:
             with contextlib.suppress(OSError):
-                self.run(["true"])
+                self.run(["true"], timeout=60)
                 return
             assert self._process.poll() is None and time.monotonic() < end, f"no guest:\n{self.words()}"
             time.sleep(0.2)
@@ -114,7 +114,7 @@ class GuestNode:
         return self.console.read_text(errors="replace")[-3000:]
 
     def run(
-        self, command: str | Sequence[str], *, check: bool = True, data: str | None = None, timeout: float = 60
+        self, command: str | Sequence[str], *, check: bool = True, data: str | None = None, timeout: float = 600
     ) -> subprocess.CompletedProcess[str]:
         """As of a namespace: run a command inside to its end; with ``check`` a failure fails the test."""
         words = command.split() if isinstance(command, str) else list(command)

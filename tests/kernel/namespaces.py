@@ -16,6 +16,8 @@ from typing import Any
 
 PREFIX = "flt-"
 NETNS_DIR = Path("/run/netns")
+#: Only what hangs takes as long.
+PATIENT = 600.0
 _COUNTER = itertools.count(1)
 
 
@@ -34,7 +36,7 @@ class Namespace:
         return ["ip", "netns", "exec", self.name, *words]
 
     def run(
-        self, command: str | Sequence[str], *, check: bool = True, data: str | None = None, timeout: float = 60
+        self, command: str | Sequence[str], *, check: bool = True, data: str | None = None, timeout: float = PATIENT
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside to its end; with ``check`` a failure fails the test with the command's words."""
         words = self.command(command)
@@ -90,18 +92,20 @@ def remove_abandoned(prefix: str = PREFIX) -> None:
 
 
 def run_process(
-    command: Sequence[str], data: str, environment: Mapping[str, str], timeout: float = 120
+    command: Sequence[str], data: str, environment: Mapping[str, str], timeout: float = PATIENT
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         list(command), input=data, env=dict(environment), capture_output=True, text=True, timeout=timeout, check=False
     )
 
 
-def _run(words: Sequence[str], data: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def _run(words: Sequence[str], data: str | None = None, timeout: float = PATIENT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(list(words), input=data or "", capture_output=True, text=True, timeout=timeout, check=False)
 
 
-def _checked(words: Sequence[str], data: str | None = None, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def _checked(
+    words: Sequence[str], data: str | None = None, timeout: float = PATIENT
+) -> subprocess.CompletedProcess[str]:
     done = _run(words, data, timeout)
     assert done.returncode == 0, f"{' '.join(words)}: status {done.returncode}\n{done.stdout}{done.stderr}"
     return done

@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 from tests.kernel.namespaces import Namespace, Namespaces
+from tests.waiting import wait_until
 
 # Differs between two devices that are otherwise the same.
 _VOLATILE = ("ifindex", "link_index")
@@ -75,11 +75,11 @@ def lone_node(netns: Namespaces, number: int = 1, mtu: int = 1500) -> Namespace:
 
 def wait_until_up(node: Namespace, count: int) -> None:
     """The kernel tells that a cable is plugged in some time after it is."""
-    for _try in range(100):
-        if sum(link["operstate"] == "UP" for link in node.json("ip -j link show")) >= count:
-            return
-        time.sleep(0.02)
-    raise AssertionError(node.out("ip link show"))
+
+    def up() -> int:
+        return sum(link["operstate"] == "UP" for link in node.json("ip -j link show"))
+
+    wait_until(lambda: up() >= count, f"{count} links are up", every=0.02)
 
 
 def joined_nodes(netns: Namespaces, count: int) -> list[Namespace]:

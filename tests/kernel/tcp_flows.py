@@ -20,6 +20,8 @@ PORT = 8080
 PIECE, PER_SECOND = b"x" * 1000, 10
 _PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "sctp": 132}
 _NAME_SIZE = 16
+#: Guests on a busy machine take seconds.
+ANSWER_SECONDS, PIECE_SECONDS, DOWNLOAD_SECONDS = 30.0, 10.0, 120.0
 _START = f"""import sys
 sys.path.insert(0, {str(Path(__file__).resolve().parents[2])!r})
 from tests.kernel.tcp_flows import main
@@ -41,10 +43,16 @@ def server(namespace: Namespace, name: str, protocol: str = "tcp", port: int = P
 
 
 def ask(
-    namespace: Namespace, address: str, port: int = 80, times: int = 1, protocol: str = "tcp", source: str = ""
+    namespace: Namespace,
+    address: str,
+    port: int = 80,
+    times: int = 1,
+    protocol: str = "tcp",
+    source: str = "",
+    wait: float = ANSWER_SECONDS,
 ) -> list[str]:
     """Names of the servers that one connection after the other leads to, "" where none answers."""
-    words = ["ask", address, str(port), str(times), protocol, source]
+    words = ["ask", address, str(port), str(times), protocol, source, str(wait)]
     return namespace.out([*_PROGRAM, *words]).split("\n")[:-1]
 
 
@@ -57,7 +65,7 @@ class Download:
         assert self.process.stdout is not None
         self.server = self.process.stdout.readline().strip()
 
-    def result(self, timeout: float = 30) -> str:
+    def result(self, timeout: float = DOWNLOAD_SECONDS) -> str:
         """ "complete", or the number of pieces that came before it broke off."""
         return self.process.communicate(timeout=timeout)[0].strip()
 
@@ -87,10 +95,10 @@ def _answer(connection: socket.socket, name: str) -> None:
             time.sleep(1 / PER_SECOND)
 
 
-def _ask(address: str, port: int, times: int, protocol: str, source: str) -> None:
+def _ask(address: str, port: int, times: int, protocol: str, source: str, wait: float) -> None:
     for _number in range(times):
         with contextlib.suppress(OSError), _socket(address, protocol) as client:
-            client.settimeout(2)
+            client.settimeout(wait)
             if source:
                 client.bind((source, 0))
             client.connect((address, port))
@@ -102,11 +110,12 @@ def _ask(address: str, port: int, times: int, protocol: str, source: str) -> Non
 
 def _download(address: str, port: int, pieces: int) -> None:
     with _socket(address, "tcp") as client:
-        client.settimeout(3)
+        client.settimeout(ANSWER_SECONDS)
         client.connect((address, port))
         sys.stdout.write(client.recv(_NAME_SIZE).decode().strip() + "\n")
         sys.stdout.flush()
         client.sendall(str(pieces).encode())
+        client.settimeout(PIECE_SECONDS)
         received = 0
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
@@ -121,10 +130,11 @@ def _socket(address: str, protocol: str) -> socket.socket:
 
 
 def main(words: list[str]) -> None:
-    """`serve NAME PROTOCOL PORT`, `ask ADDRESS PORT TIMES PROTOCOL SOURCE` or `download ADDRESS PORT PIECES`."""
+    """`serve NAME PROTOCOL PORT`,
+    `ask ADDRESS PORT TIMES PROTOCOL SOURCE SECONDS` or `download ADDRESS PORT PIECES`."""
     if words[0] == "serve":
         _serve(words[1], words[2], int(words[3]))
     elif words[0] == "ask":
-        _ask(words[1], int(words[2]), int(words[3]), words[4], words[5])
+        _ask(words[1], int(words[2]), int(words[3]), words[4], words[5], float(words[6]))
     else:
         _download(words[1], int(words[2]), int(words[3]))

@@ -45,7 +45,7 @@ GUESTS: dict[str, tuple[type[Kernel], tuple[str, ...], str, int]] = {
     "Debian": (DebianKernel, (_CHECKSUMS, *_NETWORK, *_SETS, *_MATCHES, *_NFT), _OF_DEBIAN, 10),
 }
 #: More than enough on a busy machine, where namespaces and commands take a guest seconds.
-SECONDS = 1500
+SECONDS = 3600
 HAS_IPVS = Path("/proc/net/ip_vs").exists()
 
 

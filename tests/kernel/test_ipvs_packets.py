@@ -36,19 +36,19 @@ def test_round_robin_over_both_ip_versions(netns: Namespaces, tmp_path: Path) ->
     lan = Lan(netns, 2)
     document = {"services": [two("10.96.0.80"), two("fd00:96::80")]}
     with serving(lan):
-        assert tcp_flows.ask(lan.client, "10.96.0.80") == [""]
+        assert tcp_flows.ask(lan.client, "10.96.0.80", wait=2) == [""]
         apply_to(tmp_path, lan.node, document)
         for address in ("10.96.0.80", "fd00:96::80"):
             answers = tcp_flows.ask(lan.client, address, times=8)
             assert sorted(answers) == ["s1"] * 4 + ["s2"] * 4 and answers[0] != answers[1]
         assert sorted(tcp_flows.ask(lan.node, "10.96.0.80", times=4)) == ["s1"] * 2 + ["s2"] * 2
         apply_to(tmp_path, lan.node, {"services": [two("10.96.0.80", scheduler="wrr")]})
-        assert tcp_flows.ask(lan.client, "fd00:96::80") == [""]
+        assert tcp_flows.ask(lan.client, "fd00:96::80", wait=2) == [""]
         weighted = service("10.96.0.80", 80, server("10.244.0.11", 8080, weight=3), server("10.244.0.12", 8080))
         apply_to(tmp_path, lan.node, {"services": [{**weighted, "scheduler": "wrr"}]})
         assert sorted(tcp_flows.ask(lan.client, "10.96.0.80", times=8)) == ["s1"] * 6 + ["s2"] * 2
         apply_to(tmp_path, lan.node, DELETED)
-        assert tcp_flows.ask(lan.client, "10.96.0.80") == [""]
+        assert tcp_flows.ask(lan.client, "10.96.0.80", wait=2) == [""]
 
 
 def test_udp_keeps_the_address_of_the_client(netns: Namespaces, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespaces
+from tests.waiting import START_SECONDS, wait_until
 
 FORWARDING, DEFAULT_FORWARDING = "net.ipv6.conf.all.forwarding", "net.ipv6.conf.default.forwarding"
 SYSCTLS = {FORWARDING: 1, DEFAULT_FORWARDING: 1}
@@ -39,7 +39,7 @@ class Node:
         self.netns, self.router = netns("node"), netns("router")
         netns.link(self.netns, UPLINK, self.router, "down0")
         self.paths = {name: directory / name for name in ("modules_file", "sysctl_file", "found_file")}
-        self.run_module = run_module
+        self.run_module, self.directory = run_module, directory
         self.write("all/forwarding", 0)
 
     def run(self, check: bool = False, **args: Any) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Node:
     def default_routes(self) -> list[str]:
         return self.netns.out("ip -6 route show default proto ra").splitlines()
 
-    def advertise(self, lifetime: int, expected: bool, within: float = 10) -> bool:
+    def advertise(self, lifetime: int, expected: bool, within: float = START_SECONDS) -> bool:
         """Whether the default route is there as expected soon after an advertisement."""
         end = time.monotonic() + within
         while time.monotonic() < end:
@@ -77,14 +77,23 @@ def node(netns: Namespaces, tmp_path: Path, run_module: RunModule) -> Node:
 
 def watched(node: Node, **args: Any) -> tuple[dict[str, Any], str]:
     """The module's result, and the changes of routes that the kernel told of meanwhile."""
-    monitor = node.netns.start("ip -6 monitor route", stdout=subprocess.PIPE)
+    told = node.directory / "told"
+    with told.open("w") as file:
+        monitor = node.netns.start("ip -6 monitor route", stdout=file)
+
+    def is_told(marker: str) -> bool:
+        """Whether it tells of what happens now, and so has told of all that happened since it first did."""
+        node.netns.run(f"ip -6 route replace unreachable {marker}")
+        return marker in told.read_text()
+
     try:
-        time.sleep(0.3)
+        wait_until(lambda: is_told("2001:db8:ffff::1"), "changes of routes are watched")
         result = node.run(**args)
-        time.sleep(0.3)
+        wait_until(lambda: is_told("2001:db8:ffff::2"), "all changes of routes are told")
     finally:
-        monitor.terminate()
-    return result, monitor.communicate()[0]
+        monitor.kill()
+        monitor.wait()
+    return result, told.read_text()
 
 
 def test_forwarding_alone_would_cut_the_node_off(node: Node) -> None:

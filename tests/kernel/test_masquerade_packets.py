@@ -116,7 +116,7 @@ def test_addresses_in_a_kernel_without_nat_of_nftables(tmp_path: Path) -> None:
         pytest.skip("runs a guest")
     names = ("IPv4-nftables", "IPv6-iptables-legacy")
     tests = [f"tests/kernel/test_masquerade_packets.py::test_addresses_seen[{name}]" for name in names]
-    output = guest.run_tests(UserModeLinux(), tests, MODULES, tmp_path, timeout=300)
+    output = guest.run_tests(UserModeLinux(), tests, MODULES, tmp_path)
     assert "1 passed, 1 skipped" in output and "the kernel has no NAT of nftables" in output, output
 
 
@@ -152,8 +152,8 @@ def test_forward_rules_overrule_the_policy(site: Site, backend: Filter, run_modu
     at, args = site.at, backend.args_for(site.at.half)
     site.node.run(f"{at.half.command(backend.name)} -P FORWARD DROP")
     run_module("masquerade", {**args, "forward": False}, netns=site.node)
-    assert packets.ask(site.pod, at.outside) is None
+    assert packets.silent(site.pod, at.outside)
     run_module("masquerade", args, netns=site.node)
     assert packets.ask(site.pod, at.outside) == at.node
     assert packets.ask(site.stranger, at.pod) == at.stranger
-    assert packets.ask(site.stranger, at.outside) is None
+    assert packets.silent(site.stranger, at.outside)

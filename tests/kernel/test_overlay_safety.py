@@ -7,7 +7,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,14 +17,15 @@ import pytest
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespaces
 from tests.kernel.overlay_nodes import document, dual_document, lone_node, snapshot
+from tests.waiting import has_open, wait_until
 
 MODULE = "overlay_network"
 HOLD = """
-import sys, time
+import sys
 from ansible_collections.fairlead.cluster.plugins.module_utils._system.lock import exclusive
 with exclusive("overlay_network"):
     print("held", flush=True)
-    time.sleep(float(sys.argv[1]))
+    sys.stdin.read()
 """
 
 
@@ -56,21 +59,37 @@ def test_route_over_the_controller_s_address_is_refused(
 
 @pytest.fixture
 def held(tmp_path: Path, root_dir: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another run, which has been changing the overlay for two seconds when it ends."""
+    """Another run, which is changing the overlay until its standard input ends."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(root_dir / "collections"),
         "FAIRLEAD_RUN_DIR": str(tmp_path / "run"),
     }
-    command = [sys.executable, "-c", HOLD, "2"]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLD], env=environment, **pipes, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"
         yield process
         process.kill()
 
 
-def test_second_run_waits_for_the_first(netns: Namespaces, run_module: RunModule, held: subprocess.Popen[str]) -> None:
-    node = lone_node(netns)
-    assert run_module(MODULE, document(1, 2), netns=node)["changed"]
-    assert held.poll() is not None, "the module did not wait"
+def test_second_run_waits_for_the_first(
+    netns: Namespaces, run_module: RunModule, held: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    node, lock = lone_node(netns), tmp_path / "run/lock/overlay_network"
+
+    def is_waited_for() -> bool:
+        pids = {int(path.name) for path in Path("/proc").glob("[0-9]*")}
+        return any(has_open(pid, lock) for pid in pids - {held.pid})
+
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(run_module, MODULE, document(1, 2), netns=node)
+        try:
+            wait_until(lambda: is_waited_for() or run.done(), "the module has the file of the lock open")
+            # Long enough for one that did not wait.
+            time.sleep(1)
+            assert not run.done() and "flannel.1" not in node.out("ip -br link")
+        finally:
+            assert held.stdin is not None
+            held.stdin.close()
+        assert run.result()["changed"]
     assert "flannel.1" in node.out("ip -br link")

@@ -20,6 +20,7 @@ import pytest
 
 from tests.kernel.conftest import RunModule
 from tests.kernel.namespaces import Namespace, Namespaces
+from tests.waiting import wait_until
 
 PORT = 9931
 POD, OTHER, OTHER_NODE = "10.1.1.2", "10.1.2.2", "10.9.9.9"
@@ -52,11 +53,10 @@ class RoutedPath:
         process = namespace.start(
             [sys.executable, str(self.program), "serve", f"--port={PORT}"], stderr=subprocess.PIPE
         )
-        until = time.monotonic() + 10
         # The socket that is made last.
-        while f"[::]:{PORT}" not in namespace.out("ss -Hlnu"):
-            assert time.monotonic() < until and process.poll() is None, process.communicate()
-            time.sleep(0.05)
+        last = f"[::]:{PORT}"
+        wait_until(lambda: process.poll() is not None or last in namespace.out("ss -Hlnu"), "the responder listens")
+        assert process.poll() is None, process.communicate()
         return process
 
 
@@ -82,7 +82,7 @@ def probe(path: RoutedPath, run_module: RunModule) -> Any:
             "netns": path.pod.name,
             "command": [sys.executable, str(path.program)],
             "targets": [{"name": target["address"], "kind": "pod-pod", **target} for target in targets],
-            "timeout": 0.5,
+            "timeout": 5,
             **options,
         }
         result = run_module("reachability", arguments, netns=path.pod, fails=fails)
@@ -98,7 +98,7 @@ def test_good_path_is_told_with_its_figures(probe: Any) -> None:
         "reachable": True, "seen_source": POD, "nat": False, "path_mtu": 1500, "expected_mtu": 1500,
         "rtt_ms": found[OTHER]["rtt_ms"],
     }  # fmt: skip
-    assert 0 < found[OTHER]["rtt_ms"] < 500
+    assert found[OTHER]["rtt_ms"] > 0
     six = found["fd00:2::2"]
     assert (six["ok"], six["seen_source"], six["path_mtu"]) == (True, "fd00:1::2", 1500)
     assert not found[""]["changed"] and found[""]["failures"] == []
@@ -154,13 +154,14 @@ def test_nat_of_udp_alone_is_found(path: RoutedPath, probe: Any) -> None:
 )
 def test_what_does_not_answer_is_told(path: RoutedPath, probe: Any, rule: str, words: str) -> None:
     path.router.run(f"iptables -A FORWARD -d {OTHER} {rule}")
-    found = probe({"address": OTHER}, report_only=True)
+    found = probe({"address": OTHER}, report_only=True, timeout=0.5)
     assert (found[OTHER]["reachable"], found[OTHER]["ok"], found[OTHER]["error"]) == (False, False, words)
     assert found[""]["failures"] == [f"pod-pod here -> {OTHER} ({OTHER}): {words}"]
 
 
 def test_one_dead_target_does_not_hide_the_others(probe: Any) -> None:
-    found = probe({"address": "10.1.2.77"}, {"address": OTHER}, {"address": "fd00:3::1"}, report_only=True)
+    targets = [{"address": address} for address in ("10.1.2.77", OTHER, "fd00:3::1")]
+    found = probe(*targets, report_only=True)
     assert [found[address]["ok"] for address in ("10.1.2.77", OTHER, "fd00:3::1")] == [False, True, False]
 
 
@@ -168,7 +169,7 @@ def test_target_that_comes_up_while_waiting_is_reached(path: RoutedPath, probe: 
     path.other.run("ip link set eth0 down")
     comes_up = path.other.start(["sh", "-c", "sleep 2; ip link set eth0 up; ip route add default via 10.1.2.1"])
     try:
-        assert probe({"address": OTHER}, wait=20)[OTHER]["ok"]
+        assert probe({"address": OTHER}, wait=120)[OTHER]["ok"]
     finally:
         comes_up.wait()
 
@@ -177,8 +178,9 @@ def test_small_or_foreign_datagrams_get_no_answer(path: RoutedPath) -> None:
     """A responder must not be of use for multiplying traffic."""
     asker = f"""import socket
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.settimeout(0.3)
-for data in (b"x" * 400, b"fairlead-probe 1 0123456789abcdef", b"fairlead-probe 1 0123456789abcdef".ljust(160)):
+small = b"fairlead-probe 1 0123456789abcdef"
+for data, seconds in ((b"x" * 400, 0.3), (small, 0.3), (small.ljust(160), 20)):
+    sock.settimeout(seconds)
     sock.sendto(data, ("{OTHER}", {PORT}))
     try:
         print(len(sock.recv(4096)))
@@ -200,8 +202,8 @@ def test_responder_ends_after_its_time_and_reports_ready_to_systemd(path: Routed
         command = [sys.executable, str(path.program), "serve", "--port=9932", "--seconds=0.2"]
         started = time.monotonic()
         path.pod.run(["env", f"NOTIFY_SOCKET={tmp_path / 'notify'}", *command])
-        assert time.monotonic() - started < 10
-        notify.settimeout(1)
+        assert time.monotonic() - started < 120
+        notify.settimeout(20)
         assert notify.recv(100) == b"READY=1"
 
 

@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from typing import Any
 import pytest
 
 from tests.kernel.namespaces import Namespace, Namespaces
+from tests.waiting import wait_until
 
 PLUGINS = Path("/usr/lib/cni")
 # What the role takes by default, and one that it does not.
@@ -115,19 +115,11 @@ def node(tmp_path: Path, root_dir: Path, netns: Namespaces) -> Iterator[Node]:
     server = made.netns.start([sys.executable, "-m", "http.server", str(PORT), "--directory", str(made.site)],
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     try:
-        _wait_for_server(made.netns)
+        wait_until(lambda: f":{PORT}" in made.netns.out("ss -ltn"), "the server listens")
         yield made
     finally:
         server.kill()
         server.wait()
-
-
-def _wait_for_server(netns: Namespace) -> None:
-    for _try in range(100):
-        if f":{PORT}" in netns.out("ss -ltn"):
-            return
-        time.sleep(0.05)
-    pytest.fail("the server does not listen")
 
 
 def archive(checksum: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def snapshot(node: Namespace) -> dict[str, Any]:
 def test_undo_in_a_kernel_that_has_wireguard(netns: Namespaces, tmp_path: Path) -> None:
     if guest.INSIDE in os.environ or has_wireguard(netns("probe")):
         pytest.skip("the other tests of this file have run in this kernel")
-    output = guest.run_tests(DebianKernel(), ["tests/kernel/test_wireguard_undo.py"], MODULES, tmp_path, timeout=1500)
+    output = guest.run_tests(DebianKernel(), ["tests/kernel/test_wireguard_undo.py"], MODULES, tmp_path, timeout=3600)
     counts = re.search(r"(\d+) passed, (\d+) skipped", output)
     assert counts is not None and int(counts[1]) >= 4, output
 

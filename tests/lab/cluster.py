@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ from typing import Any
 from lab import processes
 
 TOP = Path(__file__).resolve().parents[2]
+#: Only what hangs takes as long: the first lab of a machine is built, and nodes may install packages.
+HANG_SECONDS, COMMAND_SECONDS = 1800, 600
 ANSIBLE_PLAYBOOK = Path(sys.executable).parent / "ansible-playbook"
 
 
@@ -33,6 +36,16 @@ def family(pid: int) -> list[processes.Process]:
     found = [own] if own is not None else []
     for child in processes.children(pid):
         found += family(child.pid)
+    return found
+
+
+def stopped_family(pid: int) -> list[processes.Process]:
+    """The same, where none of them goes on and starts another one."""
+    found: list[processes.Process] = []
+    while (now := family(pid)) != found:
+        found = now
+        for each in found:
+            processes.send(each, signal.SIGSTOP)
     return found
 
 
@@ -75,8 +88,9 @@ class Cluster:
     def lab(self, verb: str, *arguments: str) -> str:
         command = [sys.executable, "-m", "lab", verb, "--name", self.name, "-i", self.inventory, *arguments]
         done = subprocess.run(
-            command, cwd=TOP, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=300
-        )
+            command, cwd=TOP, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
+        )  # fmt: skip
         assert done.returncode == 0, f"lab {verb} failed:\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -88,6 +102,8 @@ class Cluster:
         return {
             **os.environ,
             "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"),
+            # Of SSH's greeting too, which a busy machine is late with.
+            "ANSIBLE_TIMEOUT": "60",
             "ANSIBLE_NOCOLOR": "1",
             "ANSIBLE_STDOUT_CALLBACK": "fairlead.cluster.progress",
             "FAIRLEAD_PROGRESS_JSON": str(self.directory / "progress.json"),
@@ -99,7 +115,7 @@ class Cluster:
         summary.unlink(missing_ok=True)
         done = subprocess.run(
             self.command(playbook, *arguments), cwd=TOP, env=self.environment(), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=900,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=HANG_SECONDS,
         )  # fmt: skip
         hosts = json.loads(summary.read_text())["hosts"] if summary.exists() else {}
         assert done.returncode == expect, (
@@ -122,7 +138,7 @@ class Cluster:
                 # A moment into the task, so that its work on the nodes has begun.
                 time.sleep(0.3)
                 # Workers of Ansible are in sessions of their own: killing the group would leave them waiting for ever.
-                processes.kill(family(process.pid))
+                processes.kill(stopped_family(process.pid))
                 process.wait()
                 return True
         process.wait()
@@ -143,7 +159,7 @@ class Cluster:
         config = str(TOP / "build" / "lab" / self.name / "ssh_config")
         done = subprocess.run(
             ["ssh", "-F", config, node, shlex.join(command)],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS,
         )  # fmt: skip
         assert expect is None or done.returncode == expect, f"{node}: {command}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -154,7 +170,7 @@ class Cluster:
             [str(ANSIBLE_PLAYBOOK.with_name("ansible")), node, "-i", self.inventory, "-e", f"lab_name={self.name}",
              "-m", f"fairlead.cluster.{name}", "-a", json.dumps(parameters)],
             cwd=TOP, env=self.environment(), stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False, timeout=120,
+            capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS,
         )  # fmt: skip
         assert done.returncode == 0, f"{node}: {name}: {done.stdout}{done.stderr}"
 

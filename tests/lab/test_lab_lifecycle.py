@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ import pytest
 
 from lab import processes, state
 from lab.network import BRIDGE
+from tests.lab.cluster import HANG_SECONDS
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.lab
 
@@ -48,13 +49,16 @@ class Lab:
     def __call__(self, verb: str, *arguments: str, expect: int = 0) -> str:
         done = subprocess.run(
             self.command(verb, *arguments), cwd=state.REPO, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False, timeout=250,
+            capture_output=True, text=True, check=False, timeout=HANG_SECONDS,
         )  # fmt: skip
         assert done.returncode == expect, f"{verb} {arguments}: {done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
     def on(self, node: str, script: str, expect: int = 0) -> str:
         return self("ssh", node, script, expect=expect)
+
+    def await_answer(self, source: str, target: str) -> None:
+        wait_until(lambda: self.pings(source, target), f"{source} reaches {target}")
 
     def pings(self, source: str, target: str) -> bool:
         script = f"ping -q -c 1 -W 1 {self.nodes[target]} >/dev/null && echo yes || echo no"
@@ -65,7 +69,9 @@ class Lab:
         return {row["node"]: row["state"] for row in listing["nodes"]}
 
     def recorded(self) -> list[processes.Process]:
-        records = [json.loads(path.read_text()) for path in state.lab_dir(self.name).rglob("*.json")]
+        # Not in files of nodes, which come and go while one boots.
+        places = [state.lab_dir(self.name), *state.lab_dir(self.name).glob("nodes/*")]
+        records = [json.loads(path.read_text()) for place in places for path in place.glob("*.json")]
         return [processes.Process(one["pid"], one["start"]) for one in records if "pid" in one]
 
     def leftovers(self) -> list[str]:
@@ -141,7 +147,7 @@ def test_a_second_lab_with_the_same_addresses_is_apart(pair: Lab, make: Callable
         pair.on("n1", "test ! -e /root/only-here")
     assert other.leftovers() == []
     assert pair.states() == {"n1": "on", "n2": "on"}
-    assert pair.pings("n1", "n2")
+    pair.await_answer("n1", "n2")
 
 
 def test_nodes_can_make_namespaces_links_and_set_network_sysctls(pair: Lab) -> None:
@@ -156,7 +162,7 @@ def test_nodes_can_make_namespaces_links_and_set_network_sysctls(pair: Lab) -> N
 
 def test_lab_serves_files_and_a_package_source(pair: Lab) -> None:
     (state.lab_dir(pair.name) / "files" / "hello").write_text("from the host")
-    fetch = "import urllib.request as r; print(r.urlopen('http://192.0.2.1/files/hello', timeout=5).read().decode())"
+    fetch = "import urllib.request as r; print(r.urlopen('http://192.0.2.1/files/hello', timeout=60).read().decode())"
     assert pair.on("n1", f'python3 -c "{fetch}"').strip() == "from the host"
     assert "http://192.0.2.1/debian" in pair.on("n1", "apt-get update -o APT::Update::Error-Mode=any")
 
@@ -167,21 +173,19 @@ def test_reboot_keeps_the_disk_and_loses_kernel_network_state(pair: Lab) -> None
     pair.on("n1", "test -e /root/kept; test ! -e /run/netns/gone")
     links = pair.on("n1", "ip -brief link")
     assert "gone" not in links
-    assert pair.pings("n2", "n1")
+    pair.await_answer("n2", "n1")
 
 
 def test_reboot_from_inside_boots_again(pair: Lab) -> None:
-    boots = {row["node"]: row["boots"] for row in json.loads(pair("status", "--json"))["nodes"]}["n2"]
+    def boots_of(node: str) -> int:
+        return next(row["boots"] for row in json.loads(pair("status", "--json"))["nodes"] if row["node"] == node)
+
+    boots = boots_of("n2")
     pair.on("n2", "systemd-run --quiet --on-active=0 systemctl reboot")
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        row = json.loads(pair("status", "--json"))["nodes"][1]
-        if row["boots"] == boots + 1:
-            break
-        time.sleep(0.2)
-    assert row["boots"] == boots + 1
+    wait_until(lambda: boots_of("n2") != boots, "the node boots again", 180)
+    assert boots_of("n2") == boots + 1
     pair("up")
-    assert pair.pings("n1", "n2")
+    pair.await_answer("n1", "n2")
 
 
 def test_power_loss_takes_a_node_away_and_up_brings_it_back(pair: Lab) -> None:
@@ -193,7 +197,7 @@ def test_power_loss_takes_a_node_away_and_up_brings_it_back(pair: Lab) -> None:
     finally:
         pair("up", "n1")
     pair.on("n1", "test -e /root/survives")
-    assert pair.pings("n2", "n1")
+    pair.await_answer("n2", "n1")
 
 
 def gateway_mac(lab: Lab) -> str:
@@ -215,7 +219,7 @@ def test_cut_node_is_alone_until_healed_also_after_its_reboot(pair: Lab) -> None
     finally:
         pair("heal")
     pair("up")
-    assert pair.pings("n2", "n1")
+    pair.await_answer("n2", "n1")
 
 
 def test_unknown_node_is_refused(pair: Lab) -> None:
@@ -230,7 +234,7 @@ def test_changed_address_is_refused_while_the_lab_exists(pair: Lab) -> None:
         assert "addresses changed (n2)" in pair("up", expect=1)
     finally:
         hosts.write_text(text)
-    assert pair.pings("n1", "n2")
+    pair.await_answer("n1", "n2")
 
 
 def test_node_that_left_the_inventory_leaves_the_lab(make: Callable[..., Lab]) -> None:
@@ -259,9 +263,7 @@ def test_down_cleans_after_up_was_killed_halfway_and_supervisors_too(make: Calla
     home = state.lab_dir(lab.name) / "nodes"
     starting = subprocess.Popen(lab.command("up"), cwd=state.REPO, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 120
-        while not (home / "n1" / "boot.json").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until((home / "n1" / "boot.json").exists, "the first node boots", HANG_SECONDS, every=0.01)
         starting.kill()
         starting.wait()
         recorded = lab.recorded()
@@ -280,7 +282,7 @@ def test_down_finds_everything_without_the_lab_s_records(make: Callable[..., Lab
     with running(lab):
         recorded = lab.recorded()
         home = state.lab_dir(lab.name)
-        for path in [home / "lab.json", *(home / "nodes").rglob("*.json")]:
+        for path in [home / "lab.json", *home.glob("nodes/*/*.json")]:
             path.unlink()
         lab("down", "--name", lab.name)
         assert [one for one in recorded if one.alive] == []

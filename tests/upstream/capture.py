@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.kernel.namespaces import Namespace, Namespaces
 from tests.upstream import builds, node_state
 from tests.upstream.flanneld import Flanneld
 from tests.upstream.lan import Lan
-from tests.waiting import wait_until
+from tests.waiting import START_SECONDS, wait_until
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "flannel"
 NODES = (1, 2)
@@ -71,8 +72,13 @@ CASES = {
 }
 
 
-def capture(case: Case, netns: Namespaces, directory: Path) -> dict[str, Any]:
-    """Start two nodes, wait until all is there, and tell what is. Raises builds.MissingError where Go is missing."""
+def capture(
+    case: Case, netns: Namespaces, directory: Path, awaited: Callable[[dict[str, Any]], bool] = lambda _: True
+) -> dict[str, Any]:
+    """Start two nodes, wait until all is there, and tell what is. Raises builds.MissingError where Go is missing.
+
+    What comes to be late is not missed by those who know what is ``awaited``.
+    """
     program = builds.built(builds.FLANNEL) / "flanneld"
     lan = Lan(netns, directory)
     daemons: list[Flanneld] = []
@@ -83,8 +89,12 @@ def capture(case: Case, netns: Namespaces, directory: Path) -> dict[str, Any]:
             daemons.append(Flanneld(program, lan, number))
             daemons[-1].start()
         lan.configure(case.config())
-        states = [_settled(case, daemon) for daemon in daemons]
-        return _document(case, lan, daemons, states)
+        end = time.monotonic() + START_SECONDS
+        while True:
+            states = [_settled(case, daemon) for daemon in daemons]
+            document = _document(case, lan, daemons, states)
+            if awaited(document) or time.monotonic() > end:
+                return document
     finally:
         for daemon in daemons:
             daemon.stop()

@@ -118,7 +118,7 @@ class Site:
         ]
         try:
             yield
-            said = [process.communicate(timeout=60)[0].splitlines() for process in processes]
+            said = [process.communicate(timeout=600)[0].splitlines() for process in processes]
         finally:
             for process in processes:
                 process.kill()
@@ -226,7 +226,7 @@ def test_nftables_serves_after_one_run_and_the_second_changes_nothing(container:
 def test_configuration_that_does_not_work_is_taken_back(container: Site) -> None:
     """Here the limit of connections cannot be set, and kube-proxy ends."""
     before = container.state()
-    run = container.play("kube_proxy", expect=2, kube_proxy_conntrack_max_per_core=1000, kube_proxy_wait=8)
+    run = container.play("kube_proxy", expect=2, kube_proxy_conntrack_max_per_core=1000, kube_proxy_wait=30)
     assert "so all is as before" in run.output and "nf_conntrack_max: permission denied" in run.output
     assert container.state() == before
     container.assert_serves()
@@ -294,7 +294,7 @@ def test_ipvs_serves_and_leaves_our_own_range_alone(own_kernel: Site) -> None:
     own_kernel.play("kube_proxy")
     own_kernel.assert_serves()
     # IPv6, which this cluster has not, comes a moment later.
-    wait_until(lambda: "KUBE-6-CLUSTER-IP" in of_kube_proxy(own_kernel)["sets"], "there are sets of IPv6", 90, 1)
+    wait_until(lambda: "KUBE-6-CLUSTER-IP" in of_kube_proxy(own_kernel)["sets"], "there are sets of IPv6", 600, 1)
     made = of_kube_proxy(own_kernel)
     assert f"-A -t {CLUSTER_IP}:80 -s rr" in made["services"]
     assert made["device"] and made["ipvs chains"]
@@ -324,7 +324,7 @@ def test_mode_goes_back_to_ipvs_the_same_way(own_kernel: Site) -> None:
     with own_kernel.clients():
         own_kernel.play("switch_proxy_mode")
     own_kernel.assert_serves()
-    wait_until(lambda: "KUBE-6-CLUSTER-IP" in of_kube_proxy(own_kernel)["sets"], "there are sets of IPv6", 90, 1)
+    wait_until(lambda: "KUBE-6-CLUSTER-IP" in of_kube_proxy(own_kernel)["sets"], "there are sets of IPv6", 600, 1)
     found = of_kube_proxy(own_kernel)
     assert found.pop("iptables chains") == [] and all(found.values())
     assert foreign(own_kernel) == before
@@ -344,4 +344,4 @@ def test_kube_proxy_s_own_clean_up_cannot_remove_virtual_services_of_others(own_
     own_kernel.cluster.run(NODE, program, "--cleanup", expect=None)
     assert own_kernel.shell("ipvsadm-save -n") == ""
     own_kernel.shell("systemctl start kube-proxy")
-    wait_until(lambda: CLUSTER_IP in own_kernel.shell("ipvsadm-save -n"), "kube-proxy serves again", 90, 1)
+    wait_until(lambda: CLUSTER_IP in own_kernel.shell("ipvsadm-save -n"), "kube-proxy serves again", 600, 1)

@@ -185,13 +185,13 @@ class Site:
             ["env", *(f"{name}={path}" for name, path in paths.items())]
             + [sys.executable, "-m", f"{MODULES}.kube_proxy_state"],
             data=json.dumps({"ANSIBLE_MODULE_ARGS": {**given, **internal}}),
-            timeout=180,
+            timeout=600,
         )
         result: dict[str, Any] = json.loads(done.stdout)
         return result
 
     def state(self) -> State:
-        text = self.node.run(["sh", "-ec", _READ], timeout=120).stdout
+        text = self.node.run(["sh", "-ec", _READ], timeout=600).stdout
         parts = (part.partition("\n") for part in re.split(r"^=", text, flags=re.MULTILINE)[1:])
         lines = {name: tuple(line.strip() for line in body.splitlines()) for name, _, body in parts}
         rules = {name: tuple(_rules(lines[name])) for name in ("iptables", "ip6tables")}
@@ -209,7 +209,7 @@ class Site:
 
     def answers(self) -> dict[str, str]:
         """Who answers, and whom it sees: the service's own addresses from the node, its port from outside."""
-        said = self.node.run(["sh", "-c", _ASK, "sh", *CLUSTER], timeout=120).stdout.splitlines()
+        said = self.node.run(["sh", "-c", _ASK, "sh", *CLUSTER], timeout=600).stdout.splitlines()
         outside = {address: ask(self.namespace, address, NODE_PORT) for address in NODE["addresses"]}
         return {**dict(zip(CLUSTER, said, strict=True)), **outside}
 
@@ -344,7 +344,7 @@ def test_mode_goes_back_to_ipvs_the_same_way(site: Site) -> None:
 def test_kube_proxy_s_own_clean_up_removes_all_virtual_services_and_leaves_sets(site: Site) -> None:
     """So what kept them is that kube-proxy cannot call modprobe. What it leaves, the module removes."""
     site.proxy.stop()
-    site.node.run([str(site.program), "--cleanup"], check=False, timeout=180)
+    site.node.run([str(site.program), "--cleanup"], check=False, timeout=600)
     found = site.state()
     assert found.services == ()
     assert any(" KUBE-6-" in line for line in found.sets)

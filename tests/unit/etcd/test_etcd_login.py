@@ -124,8 +124,8 @@ def client(endpoints: Endpoints, member: Member) -> Gateway:
     return gateway(endpoints.serve(member))
 
 
-def gateway(*urls: str, password: str = PASSWORD) -> Gateway:
-    return Gateway(Access(urls, timeout=2, username="flannel", password=password))
+def gateway(*urls: str, password: str = PASSWORD, timeout: float = 20) -> Gateway:
+    return Gateway(Access(urls, timeout=timeout, username="flannel", password=password))
 
 
 def test_it_logs_in_once_when_etcd_asks_and_sends_the_bare_token(client: Gateway, member: Member) -> None:
@@ -229,7 +229,7 @@ def test_write_that_was_lost_before_a_failed_login_stays_undetermined(endpoints:
     silent.mute = True
     member.login_refusals = [WRONG]
     with pytest.raises(UndeterminedError, match="after a first answer was lost"):
-        gateway(endpoints.serve(silent), endpoints.serve(member)).post("kv/txn", {})
+        gateway(endpoints.serve(silent), endpoints.serve(member), timeout=3).post("kv/txn", {})
 
 
 URL = {"endpoints": ["https://192.0.2.11:2379"]}

@@ -20,7 +20,7 @@ import sys, time
 from ansible_collections.fairlead.cluster.plugins.module_utils._system.lock import exclusive
 with exclusive("overlay_network"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -58,11 +58,12 @@ def test_other_kinds_are_free(hold: Callable[[], subprocess.Popen[str]]) -> None
 
 def test_second_run_waits_for_the_end_of_the_first(hold: Callable[[], subprocess.Popen[str]]) -> None:
     other = hold()
+    with pytest.raises(lock.LockedError), lock.exclusive("overlay_network", wait=0):
+        raise AssertionError("two runs hold it")
     # A killed run leaves its file behind, but not the lock.
-    with subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -{int(signal.SIGKILL)} {other.pid}"]):
-        assert other.poll() is None
-        with lock.exclusive("overlay_network", wait=10):
-            assert other.wait(timeout=10) == -signal.SIGKILL
+    killer = ["sh", "-c", f"sleep 0.5; kill -{int(signal.SIGKILL)} {other.pid}"]
+    with subprocess.Popen(killer), lock.exclusive("overlay_network", wait=60):
+        assert other.wait(timeout=60) == -signal.SIGKILL
 
 
 def test_part_of_a_run_may_ask_again(hold: Callable[[], subprocess.Popen[str]]) -> None:
