@@ -73,7 +73,7 @@ options:
   node_ports:
     description:
       - First and last port of those that the API server gives to services, by which virtual services on addresses of
-        the node are told from others with O(state=absent).
+        the node are told from others with O(state=absent). Otherwise they are only checked.
     type: str
     default: 30000-32767
   wait:

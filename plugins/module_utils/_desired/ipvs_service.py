@@ -33,7 +33,7 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
     """
     state = str(document.get("state") or OVERRIDDEN)
     content = {key: value for key, value in document.items() if key != "state"}
-    with contextlib.nullcontext() if check else exclusive(KIND):
+    with exclusive(KIND, check):
         return Run(content, state, check, runner).converge()
 
 

@@ -23,9 +23,11 @@ from .._model.kube_proxy_state import NONE
 from .._model.parse import Section
 from .._model.release import parse_release
 from .._model.service import ABSENT, CURRENT, FOREIGN, OUTDATED, Service
+from .._model.service_node import NODE_PORTS
 from .._plan.operation import REPLACE, Operation, difference
 from .._system import health, processes, releases
 from .._system.files import FileAdapter, remove_directory
+from .._system.lock import exclusive
 from .._system.runner import Runner
 from .._system.service import ServiceAdapter, is_ours, unit_path
 from . import kube_proxy_kernel, kube_proxy_state, store
@@ -158,10 +160,12 @@ def _strangers(service: ServiceAdapter) -> List[processes.Process]:
 
 def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: releases.Fetch) -> Outcome:
     """Shape: ``{variables: {NAME: VALUE}, release?: {version, url, sha256}, program?, directory?,
-    release_directory?, wait?}``. Raises SpecError, PrerequisiteError or ForeignError with nothing changed; any other
+    release_directory?, node_ports?, wait?}``. Raises SpecError, PrerequisiteError or ForeignError with nothing changed; any other
     error after the way back, but for one about settings of an earlier mode, which the next run takes back.
     """
     node = Node(document, runner, fetch)
+    # When it comes to removing what other modes have left, it is too late to refuse them.
+    Section(document).ports("node_ports", NODE_PORTS)
     _require(node, check)
     node.refuse_foreign()
     settings = kube_proxy_kernel.document_of(node.proxy)
@@ -183,8 +187,9 @@ def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: rel
 
 def _kernel(document: Optional[Mapping[str, Any]], check: bool, runner: Runner) -> Outcome:
     """Settings of the kernel, remembered; none for no document."""
-    outcome = kube_proxy_kernel.converge(document or kube_proxy_kernel.FILES, check, runner)
-    return together(outcome, store.remember(kube_proxy_kernel.KIND, document, check))
+    with exclusive(kube_proxy_kernel.KIND, check):
+        outcome = kube_proxy_kernel.converge(document or kube_proxy_kernel.FILES, check, runner)
+        return together(outcome, store.remember(kube_proxy_kernel.KIND, document, check))
 
 
 def _altogether(first: Outcome, last: Outcome) -> Outcome:
@@ -307,7 +312,7 @@ def _removed_from_kernel(section: Section, check: bool, runner: Runner) -> Outco
     for problem in problems:
         raise problem
     proxy = KubeProxy(values)
-    wish = {"keep": NONE, "exclude_cidrs": proxy.exclude_cidrs, "node_ports": section.text("node_ports", "30000-32767")}
+    wish = {"keep": NONE, "exclude_cidrs": proxy.exclude_cidrs, "node_ports": section.text("node_ports", NODE_PORTS)}
     return kube_proxy_state.converge(wish, check, runner)[0]
 
 

@@ -13,11 +13,11 @@ import dataclasses
 import ipaddress
 from typing import Any, ClassVar, FrozenSet, Hashable, Mapping, Sequence, Tuple
 
-from .errors import SpecError
 from .ipvs import service_parts
 from .item import BaseItem
 from .kube_proxy_options import IPTABLES, IPVS, MODES, NFTABLES
 from .parse import Section, parse_network
+from .service_node import NODE_PORTS
 
 DEVICE, NFT_TABLE = "kube-ipvs0", "kube-proxy"
 NONE = "none"
@@ -142,12 +142,7 @@ def parse_state_wish(document: Mapping[str, Any]) -> StateWish:
     section = Section(document)
     keep = section.text("keep", choices=KEEPABLE)
     exclude = [str(parse_network(value, path)) for path, value in section.entries("exclude_cidrs", []).items()]
-    ports = section.text("node_ports", "30000-32767")
-    first, _dash, last = ports.partition("-")
-    numbers = [int(part) for part in (first, last) if part.isascii() and part.isdigit() and len(part) <= 5]
-    if len(numbers) != 2 or not 1 <= numbers[0] <= numbers[1] <= 65535:
-        raise SpecError("node_ports", f"must be a range of ports like 30000-32767, not {ports!r}")
-    return StateWish(keep, tuple(exclude), numbers[0], numbers[1])
+    return StateWish(keep, tuple(exclude), *section.ports("node_ports", NODE_PORTS))
 
 
 def goes(wish: StateWish, table: str, chain: str) -> bool:

@@ -24,7 +24,7 @@ from ansible_collections.fairlead.cluster.plugins.module_utils._model.errors imp
     SpecError,
 )
 from ansible_collections.fairlead.cluster.plugins.module_utils._model.kube_proxy_checks import parse_kube_proxy
-from ansible_collections.fairlead.cluster.plugins.module_utils._system import health, processes, service
+from ansible_collections.fairlead.cluster.plugins.module_utils._system import health, lock, processes, service
 from tests.unit.model.test_kube_proxy_wrong import SOUND
 
 PROGRAMMED = "kubeproxy_sync_proxy_rules_last_timestamp_seconds"
@@ -60,6 +60,7 @@ class Node:
         monkeypatch.setattr(service, "UNIT_DIRECTORY", str(self.unit.parent))
         monkeypatch.setattr(service, "_process", lambda pid: self.process if pid else None)
         monkeypatch.setattr(store, "DIRECTORY", str(root / "desired"))
+        monkeypatch.setattr(lock, "DIRECTORY", str(root / "lock"))
         monkeypatch.setattr(processes, "PROC", str(root / "proc"))
         (root / "proc" / "thread-self" / "ns").mkdir(parents=True)
         (root / "proc" / "thread-self" / "ns" / "net").symlink_to("net:[1]")
@@ -407,6 +408,13 @@ def test_missing_command_is_named_and_nothing_changed(node: Node, nft: str, text
     assert (node.tree(), node.taken(), node.kernel) == (before, [], [])
     if not nft:
         assert node.present(check=True).changed, "an earlier task of the run brings it"
+
+
+def test_wrong_range_of_node_ports_is_refused_before_anything_is_changed(node: Node) -> None:
+    before = node.tree()
+    with pytest.raises(SpecError, match="^node_ports: must be a range of ports like 30000-32767, not '30000'"):
+        kube_proxy.present(node.document(node_ports="30000"), False, node.run, node.fetch)
+    assert node.tree() == before and not node.commands
 
 
 def test_old_kernel_is_refused(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
