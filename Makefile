@@ -23,9 +23,9 @@ setup: ## Install what is missing: Debian packages, and .venv with pinned Python
 demo: setup ## Start a lab, build the cluster network on it, verify it, show the result
 	@$(BIN)/python scripts/demo
 
-# Files side by side, each in one process; the long ones first.
+# Files side by side, each in one process; the long ones first. Who waits for nodes of a lab leaves a processor to others.
 test: setup ## Run all tests that take no emulated kernel for long: lint, unit, kernel, lab, molecule
-	@$(PYTEST) --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder -m "not guest" \
+	@$(PYTEST) --numprocesses=3 --dist=loadfile --no-loadscope-reorder -m "not guest" \
 		tests/lab tests/kernel tests/unit tests/lint
 
 test-guests: setup ## Run tests in kernels that have what this one lacks (IPVS, WireGuard); not part of `make test`

@@ -162,8 +162,7 @@ from typing import Any, Dict
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._ansible import result_of, run
-from ..module_utils._desired.cluster_service import KIND, Run
-from ..module_utils._desired.virtual_services import remembered_run
+from ..module_utils._desired.cluster_service import change
 from ..module_utils._system.runner import module_runner
 
 NODE = {
@@ -183,8 +182,7 @@ SPEC = {
 
 
 def body(module: AnsibleModule) -> Dict[str, Any]:
-    check = module.check_mode
-    work, outcome = remembered_run(KIND, check, lambda: Run(_document(module.params), check, module_runner(module)))
+    work, outcome = change(_document(module.params), module.check_mode, module_runner(module))
     result = result_of(module, outcome, "services of the cluster")
     return {**result, "passed_over": [f"{each.object}: {each.reason}" for each in work.skipped]}
 

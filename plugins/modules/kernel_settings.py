@@ -124,7 +124,6 @@ from ..module_utils._ansible import result_of, run
 from ..module_utils._desired import store
 from ..module_utils._desired.kernel_settings import converge
 from ..module_utils._engine import together
-from ..module_utils._system.lock import exclusive
 from ..module_utils._system.runner import module_runner
 
 KINDS = {"node": "kernel_settings", "services": "services_kernel"}
@@ -149,7 +148,7 @@ def body(module: AnsibleModule) -> Dict[str, Any]:
     names = [*FILES, *(DECLARED if wanted else ())]
     document = {name: module.params[name] for name in names}
     kind = KINDS[module.params["purpose"]]
-    with exclusive(kind, module.check_mode):
+    with store.alone(kind, wanted, module.check_mode):
         outcome = converge(document, module.check_mode, module_runner(module))
         remembered = store.remember(kind, document if wanted else None, module.check_mode)
     return result_of(module, together(outcome, remembered), "kernel settings")

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.fairlead.cluster.plugins.module_utils._desired import store
-from ansible_collections.fairlead.cluster.plugins.module_utils._desired.cluster_service import KIND, Run
-from ansible_collections.fairlead.cluster.plugins.module_utils._engine import Outcome, together
+from ansible_collections.fairlead.cluster.plugins.module_utils._desired.cluster_service import change
+from ansible_collections.fairlead.cluster.plugins.module_utils._engine import Outcome
 from tests.kernel.namespaces import Namespace, Namespaces
 from tests.kernel.packet_filters import HALVES, MULTI
 from tests.kernel.test_overlay_undo import inside
@@ -159,9 +159,7 @@ def apply_to(directory: Path, node: Namespace, args: Args, check: bool = False) 
     before, store.DIRECTORY = store.DIRECTORY, str(directory / node.name)
     try:
         with inside(node):
-            work = Run(args, check, runner)
-            outcome, kept = work.converge(), work.kept()
-            return together(outcome, store.remember(KIND, kept, check))
+            return change(args, check, runner)[1]
     finally:
         store.DIRECTORY = before
 

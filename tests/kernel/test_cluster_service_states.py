@@ -75,6 +75,18 @@ def test_all_is_announced_where_the_kernel_has_yet_to_load_ipvs(
     assert sorted(operations(predicted)) == sorted(operations(apply_to(tmp_path, node, services(way))))
 
 
+def test_addresses_go_where_ipvs_was_taken_away(
+    way: str, node: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = snapshot(node)
+    apply_to(tmp_path, node, services(way))
+    node.run("ipvsadm -C")
+    monkeypatch.setattr(cluster_service, "has_ipvs", lambda: False)
+    announced = apply_to(tmp_path, node, ABSENT, check=True)
+    removed = apply_to(tmp_path, node, ABSENT)
+    assert snapshot(node) == bare and operations(removed) == operations(announced)
+
+
 def test_load_balancers_are_told_when_services_work_and_before_endpoints_go(
     way: str, node: Namespace, tmp_path: Path
 ) -> None:

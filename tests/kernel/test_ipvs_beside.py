@@ -79,6 +79,16 @@ def test_service_of_a_cluster_is_refused_by_name(state: str, node: Namespace, tm
     assert snapshot(node) == before
 
 
+def test_manifests_that_lead_to_a_service_of_this_module_are_refused(node: Namespace, tmp_path: Path) -> None:
+    apply_to(tmp_path, node, {"services": [service("10.96.0.80", 80, "10.244.1.9")]})
+    before, made = snapshot(node), document("auto", *everywhere("web", 80))
+    with pytest.raises(SpecError, match=r"^objects: service tcp 10\.96\.0\.80:80 is one of module ipvs_service"):
+        cluster(tmp_path, node, made)
+    assert snapshot(node) == before
+    apply_to(tmp_path, node, DELETED)
+    assert cluster(tmp_path, node, made)
+
+
 @pytest.mark.parametrize("device", [DEVICE, "svc0"])
 def test_virtual_addresses_get_no_node_ports(device: str, node: Namespace, tmp_path: Path) -> None:
     apply_to(tmp_path, node, {**OWN, "device": device})

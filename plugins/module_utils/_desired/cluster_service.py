@@ -10,7 +10,7 @@ from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tupl
 from .._engine import Adapter, Combined, Outcome, together
 from .._engine import converge as engine_converge
 from .._model.cluster_service import DEVICE, ClusterServices, addresses_of, made_by, parse_cluster_services
-from .._model.errors import FairleadError, PrerequisiteError
+from .._model.errors import FairleadError, PrerequisiteError, SpecError
 from .._model.files import File
 from .._model.filter_items import FilterEntry, FilterObject, FilterRule
 from .._model.health_check import HealthCheck
@@ -19,6 +19,7 @@ from .._model.kubernetes.documents import Skipped
 from .._model.masquerade import AUTO
 from .._netlink.dummy import elsewhere
 from .._netlink.ipvs_adapter import IpvsAdapter
+from .._netlink.ipvs_devices import DeviceAdapter
 from .._plan.health_check import plan_health_checks
 from .._plan.ipvs import OVERRIDDEN, Wanted, plan_services
 from .._plan.operation import DELETE, Operation, difference
@@ -31,14 +32,22 @@ from .._system.service_iptables import ServiceIptables
 from .._system.service_nftables import ServiceNftables
 from .._system.service_sets import ServiceSets
 from . import store
-from .virtual_services import devices_of_ipvs_service, has_ipvs, load_modules, wanted_services
+from .virtual_services import (
+    devices_of_ipvs_service,
+    has_ipvs,
+    load_modules,
+    made_by_ipvs_service,
+    remembered_run,
+    wanted_services,
+)
 
 KIND = "cluster_service"
 ABSENT = "absent"
 # What a remembered document has beside the declaration.
 _REMEMBERED = ("made", "addresses")
 _FILTER = (FilterObject.kind, FilterRule.kind, FilterEntry.kind)
-_IPVS = ("virtual_service", "real_server", "ipvs_timeouts", "dummy", "address")
+_OF_DEVICES = ("dummy", "address")
+_IPVS = ("virtual_service", "real_server", "ipvs_timeouts", *_OF_DEVICES)
 Way = Union[ServiceNftables, ServiceIptables]
 _NOTHING: Mapping[str, Any] = {"objects": [], "node": {"name": "none"}}
 
@@ -47,6 +56,18 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
     """Bring the node to the document of module cluster_service, or to one that is remembered."""
     with exclusive(KIND, check):
         return Run(document, check, runner).converge()
+
+
+def change(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Run, Outcome]:
+    """Bring the node to the parameters of the module, and remember them. Raises SpecError for a service that module
+    ipvs_service has."""
+
+    def start() -> Run:
+        run = Run(document, check, runner)
+        run.refuse_others()
+        return run
+
+    return remembered_run(KIND, check, start)
 
 
 class Run:
@@ -76,11 +97,21 @@ class Run:
         holders: List[Holder] = [ServiceSets(self.runner), *ways]
         adapters: Dict[str, Adapter] = dict.fromkeys(_FILTER, FilterAdapter(holders))
         adapters[File.kind] = FileAdapter([HEALTH_CHECKS])
-        # In check mode the kernel may have yet to load it; no virtual service can be there then.
-        if has_ipvs():
-            adapters.update(dict.fromkeys(_IPVS, IpvsAdapter([DEVICE], drain=self.wanted.declared.drain)))
+        adapters.update(self._of_ipvs())
         plan = _Plan(self._services(), self._rules(ways), self.wanted.health_checks)
         return together(modules, engine_converge(Combined(adapters), plan, self.check, self._around))
+
+    def _of_ipvs(self) -> Dict[str, Adapter]:
+        if has_ipvs():
+            return dict.fromkeys(_IPVS, IpvsAdapter([DEVICE], drain=self.wanted.declared.drain))
+        # It may have been taken away by hand, or in check mode have yet to come. Devices can be there with no services.
+        return dict.fromkeys(_OF_DEVICES, DeviceAdapter([DEVICE]))
+
+    def refuse_others(self) -> None:
+        names = made_by_ipvs_service().intersection(each.service for each in self.wanted.declared.services)
+        if names:
+            text = f"service {min(names)} is one of module ipvs_service on this node, so not ours to change"
+            raise SpecError("objects", text)
 
     def kept(self) -> Optional[Dict[str, Any]]:
         """The document to remember, None for nothing."""

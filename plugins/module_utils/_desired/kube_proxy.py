@@ -27,7 +27,6 @@ from .._model.service_node import NODE_PORTS
 from .._plan.operation import REPLACE, Operation, difference
 from .._system import health, processes, releases
 from .._system.files import FileAdapter, remove_directory
-from .._system.lock import exclusive
 from .._system.runner import Runner
 from .._system.service import ServiceAdapter, is_ours, unit_path
 from . import kube_proxy_kernel, kube_proxy_state, store
@@ -160,8 +159,8 @@ def _strangers(service: ServiceAdapter) -> List[processes.Process]:
 
 def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: releases.Fetch) -> Outcome:
     """Shape: ``{variables: {NAME: VALUE}, release?: {version, url, sha256}, program?, directory?,
-    release_directory?, node_ports?, wait?}``. Raises SpecError, PrerequisiteError or ForeignError with nothing changed; any other
-    error after the way back, but for one about settings of an earlier mode, which the next run takes back.
+    release_directory?, node_ports?, wait?}``. Raises SpecError, PrerequisiteError or ForeignError with nothing changed;
+    any other error after the way back, but for one about settings of an earlier mode, which the next run takes back.
     """
     node = Node(document, runner, fetch)
     # When it comes to removing what other modes have left, it is too late to refuse them.
@@ -187,7 +186,7 @@ def present(document: Mapping[str, Any], check: bool, runner: Runner, fetch: rel
 
 def _kernel(document: Optional[Mapping[str, Any]], check: bool, runner: Runner) -> Outcome:
     """Settings of the kernel, remembered; none for no document."""
-    with exclusive(kube_proxy_kernel.KIND, check):
+    with store.alone(kube_proxy_kernel.KIND, document is not None, check):
         outcome = kube_proxy_kernel.converge(document or kube_proxy_kernel.FILES, check, runner)
         return together(outcome, store.remember(kube_proxy_kernel.KIND, document, check))
 

@@ -17,6 +17,7 @@ from .._model.files import File
 from .._model.item import state_of
 from .._plan.operation import difference
 from .._system.files import FileAdapter, read_file, write_file
+from .._system.lock import exclusive
 
 # Tests, and nodes with a state directory elsewhere, say so in the environment.
 DIRECTORY = os.environ.get("FAIRLEAD_STATE_DIR") or "/var/lib/fairlead/desired"
@@ -70,6 +71,12 @@ def earlier(kind: str) -> List[Dict[str, Any]]:
     """What this node was last brought to, and after it what killed runs were about to bring it to."""
     saved = recall(kind)
     return [*([saved] if saved is not None else []), *unfinished(kind)]
+
+
+def alone(kind: str, wanted: bool, check: bool) -> contextlib.AbstractContextManager[None]:
+    """Be the only run that changes a kind. Where nothing is wanted nor remembered, without the trace that a lock
+    leaves: a second reset changes nothing."""
+    return exclusive(kind, check or not (wanted or os.path.exists(path_of(kind))))
 
 
 @contextlib.contextmanager

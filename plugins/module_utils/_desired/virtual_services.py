@@ -5,13 +5,14 @@ and what is wanted of the kernel."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Callable, Dict, FrozenSet, Iterable, List, Optional, Protocol, Sequence, Tuple, TypeVar
 
 from .._engine import Outcome, together
 from .._engine import converge as engine_converge
-from .._model.errors import PrerequisiteError, SpecError
+from .._model.errors import FairleadError, PrerequisiteError, SpecError
 from .._model.ipvs import DummyDevice
-from .._model.ipvs_service import DEVICE, Declared, is_loopback, service_addresses
+from .._model.ipvs_service import DEVICE, Declared, is_loopback, parse_services, service_addresses
 from .._model.item import Item, State, state_of
 from .._model.kernel import KernelModule
 from .._netlink.dummy import address_of_device, elsewhere
@@ -55,6 +56,15 @@ def made_by_cluster_service() -> FrozenSet[str]:
     # Its own reader of documents needs all that reads manifests, which takes half as long to import as everything here.
     made = (document.get("made") for document in store.earlier("cluster_service"))
     return frozenset(str(name) for names in made if isinstance(names, list) for name in names)
+
+
+def made_by_ipvs_service() -> FrozenSet[str]:
+    """The same of module ipvs_service."""
+    found: List[str] = []
+    for document in store.earlier("ipvs_service"):
+        with contextlib.suppress(FairleadError):
+            found += (each.service for each in parse_services(document).services)
+    return frozenset(found)
 
 
 def devices_of_ipvs_service() -> List[str]:

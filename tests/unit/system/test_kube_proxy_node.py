@@ -60,7 +60,7 @@ class Node:
         monkeypatch.setattr(service, "UNIT_DIRECTORY", str(self.unit.parent))
         monkeypatch.setattr(service, "_process", lambda pid: self.process if pid else None)
         monkeypatch.setattr(store, "DIRECTORY", str(root / "desired"))
-        monkeypatch.setattr(lock, "DIRECTORY", str(root / "lock"))
+        monkeypatch.setattr(lock, "DIRECTORY", f"{root}-lock")
         monkeypatch.setattr(processes, "PROC", str(root / "proc"))
         (root / "proc" / "thread-self" / "ns").mkdir(parents=True)
         (root / "proc" / "thread-self" / "ns" / "net").symlink_to("net:[1]")
