@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 # What a lab was started with; `make clean-lab LAB=name` takes another one down.
 LAB ?= lab
 
-.PHONY: help setup demo test test-unit test-kernel test-lab test-guests test-upstream bench test-vagrant vagrant-box lint build clean-lab clean
+.PHONY: help setup demo test test-unit test-kernel test-lab test-guests test-molecule test-upstream bench test-vagrant vagrant-box lint build clean-lab clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,13 +23,16 @@ setup: ## Install what is missing: Debian packages, and .venv with pinned Python
 demo: setup ## Start a lab, build the cluster network on it, verify it, show the result
 	@$(BIN)/python scripts/demo
 
-# Files side by side, each in one process; the long ones first. Who waits for nodes of a lab leaves a processor to others.
-test: setup ## Run all tests that take no emulated kernel for long: lint, unit, kernel, lab, molecule
-	@$(PYTEST) --numprocesses=3 --dist=loadfile --no-loadscope-reorder -m "not guest" \
+# Files side by side, each in one process; the long ones first.
+test: setup ## Run lint and the tests of units, kernel and labs, but those of test-guests and test-molecule
+	@$(PYTEST) --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder -m "not guest and not molecule" \
 		tests/lab tests/kernel tests/unit tests/lint
 
 test-guests: setup ## Run tests in kernels that have what this one lacks (IPVS, WireGuard); not part of `make test`
 	@$(PYTEST) --numprocesses=auto --maxprocesses=4 --dist=load -m guest tests/kernel
+
+test-molecule: setup ## Run the molecule scenarios on lab nodes (not part of `make test`)
+	@$(PYTEST) --numprocesses=auto --maxprocesses=2 --dist=load -m molecule tests/lab
 
 test-unit: setup ## Run the tests that need neither root nor a lab
 	@$(PYTEST) tests/unit

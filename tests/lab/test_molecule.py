@@ -15,7 +15,7 @@ import pytest
 from lab import lifecycle, network, processes, state
 from tests.lab.cluster import lab_name
 
-pytestmark = [pytest.mark.lab, pytest.mark.slow]
+pytestmark = [pytest.mark.lab, pytest.mark.molecule, pytest.mark.slow]
 
 MOLECULE = Path(sys.executable).with_name("molecule")
 STEPS = ("create", "check", "converge", "idempotence", "verify", "destroy")
