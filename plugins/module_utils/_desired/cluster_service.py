@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, FrozenSet, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .._engine import Adapter, Combined, Outcome, together
 from .._engine import converge as engine_converge
-from .._model.cluster_service import DEVICE, ClusterServices, addresses_of, made_by, parse_cluster_services
-from .._model.errors import FairleadError, PrerequisiteError, SpecError
+from .._model.cluster_service import DEVICE, ClusterServices, addresses_of, parse_cluster_services
+from .._model.errors import PrerequisiteError, SpecError
 from .._model.files import File
 from .._model.filter_items import FilterEntry, FilterObject, FilterRule
 from .._model.health_check import HealthCheck
@@ -36,6 +36,7 @@ from .virtual_services import (
     devices_of_ipvs_service,
     has_ipvs,
     load_modules,
+    made_by_cluster_service,
     made_by_ipvs_service,
     remembered_run,
     wanted_services,
@@ -61,13 +62,7 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
 def change(document: Mapping[str, Any], check: bool, runner: Runner) -> Tuple[Run, Outcome]:
     """Bring the node to the parameters of the module, and remember them. Raises SpecError for a service that module
     ipvs_service has."""
-
-    def start() -> Run:
-        run = Run(document, check, runner)
-        run.refuse_others()
-        return run
-
-    return remembered_run(KIND, check, start)
+    return remembered_run(KIND, check, lambda: Run(document, check, runner))
 
 
 class Run:
@@ -127,14 +122,7 @@ class Run:
 
     def _services(self) -> Wanted:
         own = self.wanted.members.union(self.wanted.addresses)
-        return wanted_services(self.wanted.declared, OVERRIDDEN, self._earlier(), [DEVICE], own)
-
-    def _earlier(self) -> FrozenSet[str]:
-        names: List[str] = []
-        for document in store.earlier(KIND):
-            with contextlib.suppress(FairleadError):
-                names += made_by(document)
-        return frozenset(names)
+        return wanted_services(self.wanted.declared, OVERRIDDEN, made_by_cluster_service(), [DEVICE], own)
 
     def _ways(self) -> List[Way]:
         """To the packet filter, nftables first."""

@@ -40,13 +40,7 @@ def converge(document: Mapping[str, Any], check: bool, runner: Runner) -> Outcom
 def change(content: Mapping[str, Any], state: str, check: bool, runner: Runner) -> Outcome:
     """Bring the services to parameters, and remember them. ``state`` is one that changes something. Raises SpecError
     for a service that module cluster_service has."""
-
-    def start() -> Run:
-        run = Run(content, state, check, runner)
-        run.refuse_others()
-        return run
-
-    return remembered_run(KIND, check, start)[1]
+    return remembered_run(KIND, check, lambda: Run(content, state, check, runner))[1]
 
 
 class Run:

@@ -12,11 +12,9 @@ from typing import Any, Dict, FrozenSet, List, Mapping, Tuple
 
 from .._engine import Adapter, Combined, Outcome
 from .._engine import converge as engine_converge
-from .._model.cluster_service import made_by
 from .._model.datapath import DeviceAddress
-from .._model.errors import ApplyError, FairleadError, SpecError, VerifyError
+from .._model.errors import ApplyError, SpecError, VerifyError
 from .._model.ipvs import DummyDevice, RealServer, Timeouts, VirtualService
-from .._model.ipvs_service import parse_services
 from .._model.item import Item, State
 from .._model.kube_proxy import DIRECTORY
 from .._model.kube_proxy_options import IPVS, MODES
@@ -39,7 +37,7 @@ from .._system.files import read_file
 from .._system.kernel_modules import is_there
 from .._system.kube_proxy_state import ChainsAdapter, SetsAdapter, TablesAdapter
 from .._system.runner import Runner
-from . import store
+from .virtual_services import made_by_cluster_service, made_by_ipvs_service
 
 # How often it is tried, and seconds in between.
 _ATTEMPTS, _PAUSE = 5, 2
@@ -100,7 +98,7 @@ class _Ours:
 
     def __init__(self, wish: StateWish) -> None:
         self.wish = wish
-        self.of_this_collection = _services_of_this_collection()
+        self.of_this_collection = made_by_cluster_service() | made_by_ipvs_service()
 
     def plan(self, have: State) -> List[Operation]:
         return difference(self.only(have), {}, _RANKS)
@@ -127,15 +125,3 @@ class _Ours:
         if isinstance(item, (VirtualService, RealServer)):
             return item.service in services
         return not isinstance(item, Timeouts)
-
-
-def _services_of_this_collection() -> FrozenSet[str]:
-    """Names of virtual services that our own modules made on this node."""
-    names: List[str] = []
-    for kind in ("cluster_service", "ipvs_service"):
-        with contextlib.suppress(FairleadError):
-            documents = [store.load(kind), *store.unfinished(kind)]
-            for document in filter(None, documents):
-                names += made_by(document)
-                names += [each.service for each in parse_services(document).services] if kind == "ipvs_service" else []
-    return frozenset(names)

@@ -29,6 +29,9 @@ _MODULE, _DUMMY = "ip_vs", "dummy"
 class Run(Protocol):
     """One run of a module, made with what the node remembers at that time."""
 
+    def refuse_others(self) -> None:
+        """Raises SpecError where a service is declared that the other module has."""
+
     def converge(self) -> Outcome:
         """Bring the node to what is declared."""
 
@@ -40,9 +43,10 @@ _Run = TypeVar("_Run", bound=Run)
 
 
 def remembered_run(kind: str, check: bool, start: Callable[[], _Run]) -> Tuple[_Run, Outcome]:
-    """A run from its start to what is remembered of it, with no other of this kind beside it."""
+    """A run of parameters from its start to what is remembered of it, with no other of this kind beside it."""
     with exclusive(kind, check):
         run = start()
+        run.refuse_others()
         outcome = run.converge()
         return run, together(outcome, store.remember(kind, run.kept(), check))
 
