@@ -76,18 +76,9 @@ def _versions(allowed: Sequence[IpVersion], declared: Declared) -> List[IpVersio
     return [version for version in VERSIONS if version in allowed and (version is VERSIONS[1]) in found]
 
 
-def made_by(document: Mapping[str, Any]) -> List[str]:
-    """Names of the virtual services that a remembered document led to."""
-    return _texts(document, "made")
-
-
 def addresses_of(document: Mapping[str, Any]) -> List[str]:
     """The node's own addresses that a remembered document was about."""
-    return _texts(document, "addresses")
-
-
-def _texts(document: Mapping[str, Any], name: str) -> List[str]:
-    texts = document.get(name, [])
+    texts = document.get("addresses", [])
     if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
-        raise SpecError(name, "must be a list of texts")
+        raise SpecError("addresses", "must be a list of texts")
     return texts
